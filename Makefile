@@ -1,0 +1,48 @@
+# Every target is what CI runs too. `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup tools demo test lint format bench proto guests examples nightly clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(STAMP) ## Create .venv with everything pinned in constraints.txt
+
+tools: ## Install the Debian programs that targets need (asks apt; prints what is missing)
+	@deploy/install-tools.sh $(TOOLS)
+
+demo: $(STAMP) ## A fleet on this machine: enrol, roll out, classify, canary to a better model
+	@$(BIN)/kedge demo $(ARGS)
+
+test: $(STAMP) ## All tests (T=path or -k expression to narrow: make test T=tests/unit)
+	$(BIN)/pytest -n 2 --dist loadgroup $(or $(T),tests)
+
+lint: $(STAMP) ## ruff, format check, mypy strict, layers, spelling, generated code unchanged
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache && $(BIN)/codespell
+
+format: $(STAMP) ## Format and apply safe fixes
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: $(STAMP) ## Run a benchmark: make bench BENCH=swap
+	@$(BIN)/python -m tests.benchmarks $(BENCH)
+
+proto: ## Regenerate the protobuf code from proto/ (own environment, pinned generator)
+	proto/generate.sh
+
+guests: tools ## Rebuild the WebAssembly components under wit/components/
+	wit/components/build.sh
+
+examples: $(STAMP) ## Rebuild docs/examples/digits (trains the two small models)
+	$(BIN)/python docs/examples/digits/build.py
+
+clean: ## Remove environments and build output
+	rm -rf $(VENV) .venv-proto build dist target
