@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo test lint format bench proto guests examples nightly clean
+.PHONY: help setup tools demo test agent-only lint format bench proto guests examples clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -25,6 +25,11 @@ demo: $(STAMP) ## A fleet on this machine: enrol, roll out, classify, canary to 
 
 test: $(STAMP) ## All tests (T=path or -k expression to narrow: make test T=tests/unit)
 	$(BIN)/pytest -n 2 --dist loadgroup $(or $(T),tests)
+
+agent-only: ## An environment with kedge[agent] alone has nothing of the control plane, and starts
+	$(PYTHON) -m venv --clear .venv-agent
+	.venv-agent/bin/python -m pip install --quiet --constraint constraints.txt '.[agent]'
+	.venv-agent/bin/python tests/agent_only.py
 
 lint: $(STAMP) ## ruff, format check, mypy strict, layers, spelling, generated code unchanged
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache && $(BIN)/codespell

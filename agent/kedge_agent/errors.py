@@ -10,7 +10,7 @@ AgentError
     - ModelError             not a model we can load, or it does not fit its component
     - ConfigError            a component refused its configuration
     - ProviderError          the required execution provider is not the one used
-    - PreparationError       the runtime refused a generation and said why
+    - RuntimeRefusedError    the runtime does not serve a generation, and says why
   x NetworkError             try again later
   x LocalError               this device
     - DiskFullError          no space for what is needed; nothing was changed
@@ -81,7 +81,7 @@ class ProviderError(PeerDataError):
     next_step = "Install the provider's package on the device, or require another one."
 
 
-class PreparationError(PeerDataError):
+class RuntimeRefusedError(PeerDataError):
     """Carries the part of the runtime that refused, and its gRPC status name."""
 
     def __init__(

@@ -15,12 +15,14 @@ ControlPlaneError
     - UnsupportedMediaTypeError 415 UnsupportedMediaType
     - InvalidError         422 Invalid, with a cause per field
     - TooManyRequestsError 429 TooManyRequests
+    - UnavailableError     503 ServiceUnavailable: the database did not do it; try again
   x LoopError              an instruction to the reconcile loop
     - PermanentError       record it and stop; only a change of the object helps
     - TransientError       try again after `delay_s`
   x TrustError             a key, certificate, token or signature that does not hold
   x ArtifactError          uploaded bytes that are not what they should be
   x SettingsError          our own configuration
+  x ProcessError           a process of the demo ended, or did not start
 """
 
 from collections.abc import Sequence
@@ -140,6 +142,10 @@ class TooManyRequestsError(StatusError):
     code, reason = 429, "TooManyRequests"
 
 
+class UnavailableError(StatusError):
+    code, reason = 503, "ServiceUnavailable"
+
+
 class LoopError(ControlPlaneError):
     pass
 
@@ -163,4 +169,31 @@ class ArtifactError(ControlPlaneError):
 
 
 class SettingsError(ControlPlaneError):
+    pass
+
+
+class ProcessError(ControlPlaneError):
+    pass
+
+
+class ClientError(ControlPlaneError):
+    """Base; `advice` is what the operator can do next."""
+
+    def __init__(self, message: str, *, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
+
+    def diagnostics(self) -> str:
+        return f"{self}\n{self.advice}" if self.advice else str(self)
+
+
+class InputError(ClientError):
+    pass
+
+
+class UnreachableError(ClientError):
+    pass
+
+
+class OutcomeError(ClientError):
     pass

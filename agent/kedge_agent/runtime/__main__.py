@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Coroutine
 from pathlib import Path
 
 import grpc
@@ -25,7 +26,9 @@ from kedge_agent.runtime.control import Control
 from kedge_agent.runtime.generations import Generations
 from kedge_agent.runtime.triple import Loader
 from kedge_agent.serving.grpc import serve_grpc
-from kedge_agent.serving.http import serve_http
+from kedge_agent.serving.http import HttpApp
+from kedge_agent.serving.http_server import serve_http
+from kedge_agent.serving.service import InferenceService
 from kedge_wire.v1.runtime_pb2_grpc import add_RuntimeControlServicer_to_server
 
 logger = logging.getLogger(__name__)
@@ -62,16 +65,18 @@ async def _run(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    backend = OnnxBackend()
-    with ComponentEngine() as engine:
-        generations = Generations(Loader(engine=engine, backend=backend))
-        control = await _serve_control(Control(generations, backend), arguments.socket)
-        if arguments.hold:
-            await _first(generations.activated.wait(), stop.wait())
-        if not stop.is_set():
-            await _serve_clients(generations, arguments, stop)
-        await control.stop(grace=1)
-        await generations.close()
+    backend, engine = OnnxBackend(), ComponentEngine()
+    loader = Loader(engine=engine, backend=backend)
+    generations = Generations(loader)
+    control = await _serve_control(Control(generations, backend), arguments.socket)
+    if arguments.hold:
+        await _first(generations.activated.wait(), stop.wait())
+    if not stop.is_set():
+        await _serve_clients(generations, arguments, stop)
+    await control.stop(grace=1)
+    await generations.close()
+    loader.close()
+    engine.close()
 
 
 async def _serve_control(control: Control, path: Path) -> grpc.aio.Server:
@@ -91,19 +96,17 @@ async def _serve_control(control: Control, path: Path) -> grpc.aio.Server:
 async def _serve_clients(
     generations: Generations, arguments: argparse.Namespace, stop: asyncio.Event
 ) -> None:
-    with socket.socket(fileno=arguments.http_fd) as listener:
-        http = asyncio.create_task(
-            serve_http(generations, listener, stop=stop), name="serve-http"
-        )
-        grpc_server = asyncio.create_task(
-            serve_grpc(generations, f"unix:{arguments.grpc_socket}", stop=stop),
-            name="serve-grpc",
-        )
-        await asyncio.gather(http, grpc_server)
+    service = InferenceService(generations)
+    listener = socket.socket(fileno=arguments.http_fd)
+    async with (
+        serve_http(HttpApp(service), sockets=[listener]),
+        serve_grpc(service, f"unix:{arguments.grpc_socket}"),
+    ):
+        await stop.wait()
 
 
-async def _first(*waits: "asyncio._CoroutineLike[object]") -> None:
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
+async def _first(*waits: Coroutine[object, object, object]) -> None:
+    tasks = [asyncio.create_task(wait) for wait in waits]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()

@@ -9,7 +9,7 @@ import importlib.metadata
 import logging
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 import grpc
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 FAILURE_KEY: Final = "kedge-failure-bin"
 
-Context = grpc.aio.ServicerContext
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
 
 

@@ -17,11 +17,14 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
+import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -30,9 +33,9 @@ from kedge_agent.components.pool import InstancePool
 from kedge_agent.errors import (
     ConfigError,
     CorruptArtifactError,
-    InvalidRequestError,
     ModelError,
     PeerDataError,
+    RequestError,
 )
 from kedge_agent.host.log import GuestLog
 from kedge_agent.inference.base import Backend, LoadedModel
@@ -52,13 +55,21 @@ DEFAULT_WALL_TIME_MS: Final = 10_000
 DEFAULT_WARMUP_ITERATIONS: Final = 10
 MAX_CONFIG_BYTES: Final = 64 * 1024
 
+LOADER_NICE: Final = 10
+"""Compiling takes every core it gets; requests come first."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+T = TypeVar("T")
+
+
 class Loader:
-    """What loading needs: one engine and one backend for the whole process."""
+    """Loads triples on one thread of its own, at a lower priority than serving."""
 
-    engine: ComponentEngine
-    backend: Backend
+    def __init__(self, *, engine: ComponentEngine, backend: Backend) -> None:
+        self._engine: Final = engine
+        self._backend: Final = backend
+        self._thread: Final = ThreadPoolExecutor(
+            1, thread_name_prefix="loader", initializer=_yield_to_serving
+        )
 
     async def load(self, workload: Workload, cas: Path) -> "Triple":
         """Load, check, configure and warm up a triple beside what runs.
@@ -67,16 +78,24 @@ class Loader:
             PeerDataError: One of its kinds, `element` naming the workload and artifact.
         """
         started = time.perf_counter()
-        model, pool = await asyncio.to_thread(self._load_parts, workload, cas)
+        model, pool = await self._aside(self._load_parts, workload, cas)
         try:
             await pool.start()
-            await asyncio.to_thread(_warm_up, model, workload)
+            await self._aside(_warm_up, model, workload)
         except BaseException:
             await pool.close()
             model.close()
             raise
         millis = round((time.perf_counter() - started) * 1000)
         return Triple(workload=workload, model=model, pool=pool, prepare_millis=millis)
+
+    def close(self) -> None:
+        """Let the thread go; nothing is loading."""
+        self._thread.shutdown()
+
+    async def _aside(self, work: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, work, *arguments)
 
     def _load_parts(
         self, workload: Workload, cas: Path
@@ -85,9 +104,9 @@ class Loader:
         model_bytes = _read(cas, workload.model)
         config = _configuration(_read(cas, workload.config), workload)
         with _about(workload, workload.component):
-            compiled = self.engine.compile(component)
+            compiled = self._engine.compile(component)
         with _about(workload, workload.model):
-            model = self.backend.load(
+            model = self._backend.load(
                 model_bytes,
                 providers=tuple(workload.inference.providers),
                 require_providers=tuple(workload.inference.require_providers),
@@ -151,10 +170,14 @@ class Triple:
     ) -> Inference:
         """Run preprocess, forward and postprocess on one raw input.
 
+        Args:
+            inputs: The raw input, checked against `inputs` of this triple.
+            parameters: The caller's, for the component.
+
         Raises:
             RequestError: One of its kinds.
         """
-        raw = self._raw(inputs)
+        (raw,) = inputs.values()
         with self._admitted():
             outputs = await self._pool.infer(raw, parameters)
         return Inference(outputs=outputs, parameters=self._parameters)
@@ -163,7 +186,7 @@ class Triple:
         """Ask the component whether it can serve."""
         try:
             await self._pool.health()
-        except PeerDataError as exc:
+        except RequestError as exc:
             logger.warning("workload.unhealthy: %s: %s", self.workload.name, exc)
             return False
         return True
@@ -197,19 +220,6 @@ class Triple:
             prepare_millis=self._prepare_millis,
         )
 
-    def _raw(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        (wanted,) = self.inputs
-        if set(inputs) != {wanted.name}:
-            raise InvalidRequestError(
-                f"inputs: expected {wanted}, found {', '.join(inputs) or 'none'}"
-            )
-        raw = inputs[wanted.name]
-        if raw.dtype != DTYPES[wanted.datatype]:
-            raise InvalidRequestError(
-                f"input {wanted.name}: expected {wanted.datatype}, found {raw.dtype}"
-            )
-        return raw
-
     @contextlib.contextmanager
     def _admitted(self) -> Iterator[None]:
         self._in_flight += 1
@@ -224,6 +234,12 @@ class Triple:
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()
+
+
+def _yield_to_serving() -> None:
+    """Linux gives each thread a priority; Wasmtime's compiler threads inherit it."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADER_NICE)
 
 
 def _read(cas: Path, artifact: Artifact) -> bytes:

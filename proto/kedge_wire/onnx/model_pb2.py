@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkedge_wire/onnx/model.proto\x12\x0fkedge_wire.onnx\"\xd1\x01\n\nModelProto\x12\x12\n\nir_version\x18\x01 \x01(\x03\x12\x15\n\rproducer_name\x18\x02 \x01(\t\x12*\n\x05graph\x18\x07 \x01(\x0b\x32\x1b.kedge_wire.onnx.GraphProto\x12\x39\n\x0copset_import\x18\x08 \x03(\x0b\x32#.kedge_wire.onnx.OperatorSetIdProto\x12\x31\n\tfunctions\x18\x19 \x03(\x0b\x32\x1e.kedge_wire.onnx.FunctionProto\"5\n\x12OperatorSetIdProto\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x98\x02\n\nGraphProto\x12(\n\x04node\x18\x01 \x03(\x0b\x32\x1a.kedge_wire.onnx.NodeProto\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x31\n\x0binitializer\x18\x05 \x03(\x0b\x32\x1c.kedge_wire.onnx.TensorProto\x12.\n\x05input\x18\x0b \x03(\x0b\x32\x1f.kedge_wire.onnx.ValueInfoProto\x12/\n\x06output\x18\x0c \x03(\x0b\x32\x1f.kedge_wire.onnx.ValueInfoProto\x12>\n\x12sparse_initializer\x18\x0f \x03(\x0b\x32\".kedge_wire.onnx.SparseTensorProto\"G\n\rFunctionProto\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04node\x18\x07 \x03(\x0b\x32\x1a.kedge_wire.onnx.NodeProto\"P\n\tNodeProto\x12\x0f\n\x07op_type\x18\x04 \x01(\t\x12\x32\n\tattribute\x18\x05 \x03(\x0b\x32\x1f.kedge_wire.onnx.AttributeProto\"\xc2\x02\n\x0e\x41ttributeProto\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x01t\x18\x05 \x01(\x0b\x32\x1c.kedge_wire.onnx.TensorProto\x12&\n\x01g\x18\x06 \x01(\x0b\x32\x1b.kedge_wire.onnx.GraphProto\x12-\n\x07tensors\x18\n \x03(\x0b\x32\x1c.kedge_wire.onnx.TensorProto\x12+\n\x06graphs\x18\x0b \x03(\x0b\x32\x1b.kedge_wire.onnx.GraphProto\x12\x39\n\rsparse_tensor\x18\x16 \x01(\x0b\x32\".kedge_wire.onnx.SparseTensorProto\x12:\n\x0esparse_tensors\x18\x17 \x03(\x0b\x32\".kedge_wire.onnx.SparseTensorProto\"\x93\x01\n\x0bTensorProto\x12\x0c\n\x04\x64ims\x18\x01 \x03(\x03\x12\x11\n\tdata_type\x18\x02 \x01(\x05\x12\x0c\n\x04name\x18\x08 \x01(\t\x12>\n\rexternal_data\x18\r \x03(\x0b\x32\'.kedge_wire.onnx.StringStringEntryProto\x12\x15\n\rdata_location\x18\x0e \x01(\x05\"p\n\x11SparseTensorProto\x12,\n\x06values\x18\x01 \x01(\x0b\x32\x1c.kedge_wire.onnx.TensorProto\x12-\n\x07indices\x18\x02 \x01(\x0b\x32\x1c.kedge_wire.onnx.TensorProto\"4\n\x16StringStringEntryProto\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"H\n\x0eValueInfoProto\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04type\x18\x02 \x01(\x0b\x32\x1a.kedge_wire.onnx.TypeProto\"\x92\x01\n\tTypeProto\x12\x36\n\x0btensor_type\x18\x01 \x01(\x0b\x32!.kedge_wire.onnx.TypeProto.Tensor\x1aM\n\x06Tensor\x12\x11\n\telem_type\x18\x01 \x01(\x05\x12\x30\n\x05shape\x18\x02 \x01(\x0b\x32!.kedge_wire.onnx.TensorShapeProto\"\x7f\n\x10TensorShapeProto\x12\x38\n\x03\x64im\x18\x01 \x03(\x0b\x32+.kedge_wire.onnx.TensorShapeProto.Dimension\x1a\x31\n\tDimension\x12\x11\n\tdim_value\x18\x01 \x01(\x03\x12\x11\n\tdim_param\x18\x02 \x01(\t')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkedge_wire/onnx/model.proto\x12\x0fkedge_wire.onnx\"\xd1\x01\n\nModelProto\x12\x12\n\nir_version\x18\x01 \x01(\x03\x12\x15\n\rproducer_name\x18\x02 \x01(\t\x12*\n\x05graph\x18\x07 \x01(\x0b\x32\x1b.kedge_wire.onnx.GraphProto\x12\x39\n\x0copset_import\x18\x08 \x03(\x0b\x32#.kedge_wire.onnx.OperatorSetIdProto\x12\x31\n\tfunctions\x18\x19 \x03(\x0b\x32\x1e.kedge_wire.onnx.FunctionProto\"5\n\x12OperatorSetIdProto\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x98\x02\n\nGraphProto\x12(\n\x04node\x18\x01 \x03(\x0b\x32\x1a.kedge_wire.onnx.NodeProto\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x31\n\x0binitializer\x18\x05 \x03(\x0b\x32\x1c.kedge_wire.onnx.TensorProto\x12.\n\x05input\x18\x0b \x03(\x0b\x32\x1f.kedge_wire.onnx.ValueInfoProto\x12/\n\x06output\x18\x0c \x03(\x0b\x32\x1f.kedge_wire.onnx.ValueInfoProto\x12>\n\x12sparse_initializer\x18\x0f \x03(\x0b\x32\".kedge_wire.onnx.SparseTensorProto\"\x81\x01\n\rFunctionProto\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04node\x18\x07 \x03(\x0b\x32\x1a.kedge_wire.onnx.NodeProto\x12\x38\n\x0f\x61ttribute_proto\x18\x0b \x03(\x0b\x32\x1f.kedge_wire.onnx.AttributeProto\"P\n\tNodeProto\x12\x0f\n\x07op_type\x18\x04 \x01(\t\x12\x32\n\tattribute\x18\x05 \x03(\x0b\x32\x1f.kedge_wire.onnx.AttributeProto\"\xc2\x02\n\x0e\x41ttributeProto\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x01t\x18\x05 \x01(\x0b\x32\x1c.kedge_wire.onnx.TensorProto\x12&\n\x01g\x18\x06 \x01(\x0b\x32\x1b.kedge_wire.onnx.GraphProto\x12-\n\x07tensors\x18\n \x03(\x0b\x32\x1c.kedge_wire.onnx.TensorProto\x12+\n\x06graphs\x18\x0b \x03(\x0b\x32\x1b.kedge_wire.onnx.GraphProto\x12\x39\n\rsparse_tensor\x18\x16 \x01(\x0b\x32\".kedge_wire.onnx.SparseTensorProto\x12:\n\x0esparse_tensors\x18\x17 \x03(\x0b\x32\".kedge_wire.onnx.SparseTensorProto\"\x93\x01\n\x0bTensorProto\x12\x0c\n\x04\x64ims\x18\x01 \x03(\x03\x12\x11\n\tdata_type\x18\x02 \x01(\x05\x12\x0c\n\x04name\x18\x08 \x01(\t\x12>\n\rexternal_data\x18\r \x03(\x0b\x32\'.kedge_wire.onnx.StringStringEntryProto\x12\x15\n\rdata_location\x18\x0e \x01(\x05\"p\n\x11SparseTensorProto\x12,\n\x06values\x18\x01 \x01(\x0b\x32\x1c.kedge_wire.onnx.TensorProto\x12-\n\x07indices\x18\x02 \x01(\x0b\x32\x1c.kedge_wire.onnx.TensorProto\"4\n\x16StringStringEntryProto\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"H\n\x0eValueInfoProto\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x04type\x18\x02 \x01(\x0b\x32\x1a.kedge_wire.onnx.TypeProto\"\x92\x01\n\tTypeProto\x12\x36\n\x0btensor_type\x18\x01 \x01(\x0b\x32!.kedge_wire.onnx.TypeProto.Tensor\x1aM\n\x06Tensor\x12\x11\n\telem_type\x18\x01 \x01(\x05\x12\x30\n\x05shape\x18\x02 \x01(\x0b\x32!.kedge_wire.onnx.TensorShapeProto\"\x7f\n\x10TensorShapeProto\x12\x38\n\x03\x64im\x18\x01 \x03(\x0b\x32+.kedge_wire.onnx.TensorShapeProto.Dimension\x1a\x31\n\tDimension\x12\x11\n\tdim_value\x18\x01 \x01(\x03\x12\x11\n\tdim_param\x18\x02 \x01(\t')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,26 +37,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPERATORSETIDPROTO']._serialized_end=313
   _globals['_GRAPHPROTO']._serialized_start=316
   _globals['_GRAPHPROTO']._serialized_end=596
-  _globals['_FUNCTIONPROTO']._serialized_start=598
-  _globals['_FUNCTIONPROTO']._serialized_end=669
-  _globals['_NODEPROTO']._serialized_start=671
-  _globals['_NODEPROTO']._serialized_end=751
-  _globals['_ATTRIBUTEPROTO']._serialized_start=754
-  _globals['_ATTRIBUTEPROTO']._serialized_end=1076
-  _globals['_TENSORPROTO']._serialized_start=1079
-  _globals['_TENSORPROTO']._serialized_end=1226
-  _globals['_SPARSETENSORPROTO']._serialized_start=1228
-  _globals['_SPARSETENSORPROTO']._serialized_end=1340
-  _globals['_STRINGSTRINGENTRYPROTO']._serialized_start=1342
-  _globals['_STRINGSTRINGENTRYPROTO']._serialized_end=1394
-  _globals['_VALUEINFOPROTO']._serialized_start=1396
-  _globals['_VALUEINFOPROTO']._serialized_end=1468
-  _globals['_TYPEPROTO']._serialized_start=1471
-  _globals['_TYPEPROTO']._serialized_end=1617
-  _globals['_TYPEPROTO_TENSOR']._serialized_start=1540
-  _globals['_TYPEPROTO_TENSOR']._serialized_end=1617
-  _globals['_TENSORSHAPEPROTO']._serialized_start=1619
-  _globals['_TENSORSHAPEPROTO']._serialized_end=1746
-  _globals['_TENSORSHAPEPROTO_DIMENSION']._serialized_start=1697
-  _globals['_TENSORSHAPEPROTO_DIMENSION']._serialized_end=1746
+  _globals['_FUNCTIONPROTO']._serialized_start=599
+  _globals['_FUNCTIONPROTO']._serialized_end=728
+  _globals['_NODEPROTO']._serialized_start=730
+  _globals['_NODEPROTO']._serialized_end=810
+  _globals['_ATTRIBUTEPROTO']._serialized_start=813
+  _globals['_ATTRIBUTEPROTO']._serialized_end=1135
+  _globals['_TENSORPROTO']._serialized_start=1138
+  _globals['_TENSORPROTO']._serialized_end=1285
+  _globals['_SPARSETENSORPROTO']._serialized_start=1287
+  _globals['_SPARSETENSORPROTO']._serialized_end=1399
+  _globals['_STRINGSTRINGENTRYPROTO']._serialized_start=1401
+  _globals['_STRINGSTRINGENTRYPROTO']._serialized_end=1453
+  _globals['_VALUEINFOPROTO']._serialized_start=1455
+  _globals['_VALUEINFOPROTO']._serialized_end=1527
+  _globals['_TYPEPROTO']._serialized_start=1530
+  _globals['_TYPEPROTO']._serialized_end=1676
+  _globals['_TYPEPROTO_TENSOR']._serialized_start=1599
+  _globals['_TYPEPROTO_TENSOR']._serialized_end=1676
+  _globals['_TENSORSHAPEPROTO']._serialized_start=1678
+  _globals['_TENSORSHAPEPROTO']._serialized_end=1805
+  _globals['_TENSORSHAPEPROTO_DIMENSION']._serialized_start=1756
+  _globals['_TENSORSHAPEPROTO_DIMENSION']._serialized_end=1805
 # @@protoc_insertion_point(module_scope)

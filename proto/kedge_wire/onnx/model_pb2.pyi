@@ -115,17 +115,23 @@ class FunctionProto(google.protobuf.message.Message):
 
     NAME_FIELD_NUMBER: builtins.int
     NODE_FIELD_NUMBER: builtins.int
+    ATTRIBUTE_PROTO_FIELD_NUMBER: builtins.int
     name: builtins.str
     @property
     def node(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___NodeProto]: ...
+    @property
+    def attribute_proto(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___AttributeProto]:
+        """defaults"""
+
     def __init__(
         self,
         *,
         name: builtins.str | None = ...,
         node: collections.abc.Iterable[Global___NodeProto] | None = ...,
+        attribute_proto: collections.abc.Iterable[Global___AttributeProto] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["name", b"name"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "node", b"node"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attribute_proto", b"attribute_proto", "name", b"name", "node", b"node"]) -> None: ...
 
 Global___FunctionProto: typing_extensions.TypeAlias = FunctionProto
 
