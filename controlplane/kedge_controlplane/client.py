@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator API from the caller's side: JSON documents, and blobs as bytes.
+
+One server, trusted by the certificate authority that its kubeconfig names; one
+namespace. Not for several threads. Every answer that is an error is raised as the very
+error that the server raised; every wait ends. Nothing is repeated by itself: what is
+safe to repeat, the caller knows.
+"""
+
+import json
+import ssl
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+
+from kedge_controlplane import errors
+from kedge_controlplane.errors import (
+    Cause,
+    InputError,
+    NotFoundError,
+    StatusError,
+    UnreachableError,
+)
+from kedge_controlplane.model.meta import API_VERSION
+from kedge_controlplane.model.registry import Kind
+
+Document = dict[str, Any]
+
+PAGE: Final = 500
+"""Objects per list request."""
+
+TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0)
+SLOW: Final = httpx.Timeout(180.0, connect=10.0)
+"""For writes: the server looks into an artifact before it answers."""
+
+_ERRORS: Final[dict[str, type[StatusError]]] = {
+    cls.reason: cls
+    for cls in vars(errors).values()
+    if isinstance(cls, type) and issubclass(cls, StatusError)
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where the API is, whom to trust, who we are."""
+
+    server: str
+    token: str
+    ca_pem: str = ""  # empty: the system's authorities
+    namespace: str = "default"
+    proxy: str = ""
+
+
+class Client:
+    """A connection to one API server."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._http = httpx.Client(
+            base_url=endpoint.server,
+            headers={"Authorization": f"Bearer {endpoint.token}"},
+            verify=_trust(endpoint),
+            timeout=TIMEOUT,
+            proxy=endpoint.proxy or None,
+            # A proxy or a .netrc of the environment has no say in whom we talk to.
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # ------------------------------------------------------------ objects
+    def get(self, kind: Kind, name: str) -> Document:
+        """Read one object. Raises NotFoundError."""
+        return self._json("GET", self._path(kind.plural, name))
+
+    def find(self, kind: Kind, name: str) -> Document | None:
+        """Read one object, None where it is not there."""
+        try:
+            return self.get(kind, name)
+        except NotFoundError:
+            return None
+
+    def list(self, kind: Kind, *, selector: str = "") -> tuple[list[Document], str]:
+        """Read all objects of a kind, and the resourceVersion to watch from."""
+        items: list[Document] = []
+        params: dict[str, str | int] = {"limit": PAGE}
+        if selector:
+            params["labelSelector"] = selector
+        while True:
+            page = self._json("GET", self._path(kind.plural), params=params)
+            # Items of a list come without their type, as in Kubernetes.
+            envelope = {"apiVersion": API_VERSION, "kind": kind.kind}
+            items += [envelope | item for item in page["items"]]
+            params["continue"] = page["metadata"].get("continue", "")
+            if not params["continue"]:
+                return items, page["metadata"]["resourceVersion"]
+
+    def watch(
+        self, kind: Kind, *, since: str, selector: str = ""
+    ) -> Iterator[Document]:
+        """Yield events after `since` until the server ends the stream."""
+        params: dict[str, str | int] = {
+            "watch": "true",
+            "resourceVersion": since,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": 300,
+        }
+        if selector:
+            params["labelSelector"] = selector
+        request = self._http.build_request(
+            "GET",
+            self._path(kind.plural),
+            params=params,
+            timeout=httpx.Timeout(330.0, connect=10.0),
+        )
+        with self._translated():
+            response = self._http.send(request, stream=True)
+            try:
+                _refuse(response)
+                for line in response.iter_lines():
+                    yield json.loads(line)
+            finally:
+                response.close()
+
+    def create(
+        self, kind: Kind, document: Document, *, dry_run: bool = False
+    ) -> Document:
+        """Raises AlreadyExistsError, InvalidError."""
+        return self._write("POST", self._path(kind.plural), document, dry_run=dry_run)
+
+    def replace(
+        self, kind: Kind, document: Document, *, dry_run: bool = False
+    ) -> Document:
+        """Raises ConflictError where the object changed since `document` was read."""
+        path = self._path(kind.plural, document["metadata"]["name"])
+        return self._write("PUT", path, document, dry_run=dry_run)
+
+    def delete(self, kind: Kind, name: str) -> None:
+        """Raises NotFoundError."""
+        self._json("DELETE", self._path(kind.plural, name))
+
+    # ------------------------------------------------------------ the rest
+    def new_enrolment_token(
+        self, *, labels: dict[str, str], ttl_seconds: int
+    ) -> Document:
+        """Ask for a one-time token; its status holds it, and nothing else ever will."""
+        spec = {"labels": labels, "ttlSeconds": ttl_seconds}
+        document = {
+            "apiVersion": API_VERSION,
+            "kind": "EnrollmentToken",
+            "spec": spec,
+        }
+        return self._write(
+            "POST", self._path("enrollmenttokens"), document, dry_run=False
+        )
+
+    def facts(self) -> Document:
+        """What the server says of itself: device gateway, director's keys, version."""
+        return self._json("GET", "/.well-known/kedge.json")
+
+    def blob_length(self, digest: str) -> int | None:
+        """Bytes of a stored blob, None where there is none."""
+        with self._translated():
+            response = self._http.head(f"/blobs/sha256/{digest}")
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return None
+        _refuse(response)
+        return int(response.headers["Content-Length"])
+
+    def put_blob(self, digest: str, chunks: Iterable[bytes], *, length: int) -> None:
+        """Upload a blob; the server keeps it only if the digest is right."""
+        with self._translated():
+            response = self._http.put(
+                f"/blobs/sha256/{digest}",
+                content=chunks,
+                headers={
+                    "Content-Length": str(length),
+                    "Content-Type": "application/octet-stream",
+                },
+                timeout=SLOW,
+            )
+        _refuse(response)
+
+    # ------------------------------------------------------------ below
+    def _path(self, plural: str, name: str = "") -> str:
+        base = f"/apis/{API_VERSION}/namespaces/{self.endpoint.namespace}/{plural}"
+        return f"{base}/{name}" if name else base
+
+    def _write(
+        self, method: str, path: str, document: Document, *, dry_run: bool
+    ) -> Document:
+        params: dict[str, str | int] = {"dryRun": "All"} if dry_run else {}
+        return self._json(method, path, params=params, document=document, timeout=SLOW)
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, str | int] | None = None,
+        document: Document | None = None,
+        timeout: httpx.Timeout = TIMEOUT,
+    ) -> Document:
+        with self._translated():
+            response = self._http.request(
+                method, path, params=params, json=document, timeout=timeout
+            )
+        _refuse(response)
+        return _object(response)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        server = self.endpoint.server
+        try:
+            yield
+        except httpx.TimeoutException as exc:
+            raise UnreachableError(
+                f"expected {server} to answer in time ({type(exc).__name__})",
+                advice="Try again; `kedge server` logs what it is doing.",
+            ) from exc
+        except httpx.TransportError as exc:
+            raise UnreachableError(
+                f"expected a Kedge API server at {server}: {exc}",
+                advice="Is `kedge server` running, and is this its kubeconfig?",
+            ) from exc
+        except json.JSONDecodeError as exc:
+            raise UnreachableError(f"expected JSON from {server}") from exc
+
+
+def _trust(endpoint: Endpoint) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cadata=endpoint.ca_pem or None)
+    except ssl.SSLError as exc:
+        raise InputError(
+            f"expected the certificate authority of {endpoint.server} in PEM: {exc}"
+        ) from exc
+
+
+def _object(response: httpx.Response) -> Document:
+    try:
+        document = response.json()
+    except ValueError as exc:
+        raise UnreachableError(f"expected JSON from {response.url}") from exc
+    if not isinstance(document, dict):
+        raise UnreachableError(f"expected a JSON object from {response.url}")
+    return document
+
+
+def _refuse(response: httpx.Response) -> None:
+    """Raise what the server raised, if it did."""
+    if response.is_success:
+        return
+    response.read()
+    try:
+        status = response.json()
+        raise _status_error(status)
+    except (ValueError, AttributeError, TypeError) as exc:
+        raise UnreachableError(
+            f"expected a Kedge API server at {response.url}, "
+            f"found one that answers {response.status_code}",
+        ) from exc
+
+
+def _status_error(status: Document) -> StatusError:
+    details = status.get("details") or {}
+    cls = _ERRORS.get(status.get("reason", ""), StatusError)
+    return cls(
+        str(status.get("message", "the server gave no reason")),
+        kind=str(details.get("kind", "")),
+        name=str(details.get("name", "")),
+        causes=[
+            Cause(
+                reason=str(cause.get("reason", "")),
+                message=str(cause.get("message", "")),
+                field=str(cause.get("field", "")),
+            )
+            for cause in details.get("causes", [])
+        ],
+        retry_after_s=int(details.get("retryAfterSeconds", 0)),
+    )

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fleets: template to TemplateVersion, TemplateVersion to Rollout, rollout to devices.
+
+One pass reads a fleet with everything about it, in a number of queries that does not
+depend on the number of devices, and takes each step in a transaction of its own, status
+last:
+
+1. Resolve the template. Where it is not the one being rolled out, create the
+   TemplateVersion and its Rollout and name both in the fleet's status: one transaction.
+2. Take every unfinished rollout of the fleet one step further.
+3. Count the devices into the status.
+
+A crash between any two leaves a state from which the next pass goes on. A template that
+does not resolve is recorded on the fleet and stops neither the rollout under way nor
+the counting.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Final
+
+from kedge_controlplane.controllers.index import FleetIndex
+from kedge_controlplane.controllers.membership import Membership, membership
+from kedge_controlplane.controllers.reader import DeviceReader
+from kedge_controlplane.controllers.rollout import ENDED, apply_step, take_step
+from kedge_controlplane.controllers.template import owner_reference, resolve
+from kedge_controlplane.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    NotFoundError,
+    PermanentError,
+)
+from kedge_controlplane.model.device import Device, SummaryStatus, UpdatedStatus
+from kedge_controlplane.model.fleet import DeviceCounts, Fleet
+from kedge_controlplane.model.meta import (
+    Condition,
+    ConditionStatus,
+    ObjectMeta,
+    Resource,
+    set_condition,
+)
+from kedge_controlplane.model.rollout import Rollout, RolloutSpec
+from kedge_controlplane.model.template_version import TemplateVersion
+from kedge_controlplane.reconcile.clock import Clock
+from kedge_controlplane.reconcile.loop import Controller, Key
+from kedge_controlplane.rollout.reading import outcome
+from kedge_controlplane.rollout.state import Outcome
+from kedge_controlplane.store.store import Store
+from kedge_controlplane.store.transaction import Transaction
+from kedge_controlplane.store.watch import Event
+
+SPEC_VALID: Final = "SpecValid"
+MULTIPLE_OWNERS: Final = "MultipleOwners"
+
+_NAMED = 10  # contested devices in a condition's message
+
+
+class FleetController(Controller):
+    """Reconciles fleets."""
+
+    name = "fleets"
+
+    def __init__(self, *, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._index = FleetIndex()
+        self._devices = DeviceReader(store)
+
+    def keys_of(self, event: Event[Resource]) -> Iterable[Key]:
+        return self._index.keys_of(event)
+
+    async def all_keys(self) -> Iterable[Key]:
+        page = await self._store.list(Fleet)
+        self._index.replace(page.items)
+        self._devices.forget_all()
+        return [Key(fleet.namespace, fleet.name) for fleet in page.items]
+
+    async def reconcile(self, key: Key) -> timedelta | None:
+        try:
+            fleet = await self._store.get(Fleet, key.namespace, key.name)
+        except NotFoundError:
+            await self._orphaned(key)
+            return None
+        problem: PermanentError | None = None
+        try:
+            fleet = await self._publish(fleet, await resolve(self._store, fleet))
+        except PermanentError as error:
+            problem = error
+        members = await self._members(fleet)
+        again = await self._drive(key, members.owned, newest=fleet.status.rollout)
+        await self._describe(fleet, members, problem)
+        return again
+
+    async def record(self, key: Key, error: PermanentError) -> None:
+        fleet = await self._store.get(Fleet, key.namespace, key.name)
+        self._set_valid(fleet, error)
+        await self._store.update_status(fleet)
+
+    async def _publish(self, fleet: Fleet, template: TemplateVersion) -> Fleet:
+        """Make `template` the one that the fleet rolls out."""
+        existing = await self._rollouts(Key(fleet.namespace, fleet.name))
+        current = fleet.status.rollout
+        if fleet.status.template_version == template.name and any(
+            rollout.name == current for rollout in existing
+        ):
+            return fleet
+        rollout = _new_rollout(fleet, template, existing)
+
+        async def work(transaction: Transaction) -> Fleet:
+            await _create_template(transaction, template)
+            await transaction.create(rollout)
+            fleet.status.template_version = template.name
+            fleet.status.rollout = rollout.name
+            return await transaction.update_status(fleet)
+
+        try:
+            return await self._store.write(work)
+        except AlreadyExistsError as exc:
+            raise ConflictError(str(exc)) from exc
+
+    async def _members(self, fleet: Fleet) -> Membership:
+        namespace = fleet.namespace
+        fleets = await self._store.list(Fleet, namespace=namespace)
+        devices = await self._devices.matching(namespace, fleet.spec.selector)
+        return membership(fleet, fleets=fleets.items, devices=devices)
+
+    async def _drive(
+        self, key: Key, devices: Sequence[Device], *, newest: str
+    ) -> timedelta | None:
+        """Take each rollout of the fleet a step further, the superseded ones first."""
+        rollouts = await self._rollouts(key)
+        waits: list[timedelta] = []
+        for rollout in sorted(rollouts, key=lambda r: (r.name == newest, r.name)):
+            obsolete = _obsolete(rollout, newest)
+            if obsolete and rollout.status.phase in ENDED:
+                continue
+            step = take_step(rollout, devices, obsolete=obsolete, now=self._clock.now())
+            by_name = {device.name: device for device in devices}
+            await apply_step(self._store, rollout, step, by_name)
+            if step.again is not None:
+                waits.append(step.again)
+        return min(waits, default=None)
+
+    async def _orphaned(self, key: Key) -> None:
+        """The fleet is gone: its rollouts stop, its devices keep what they run."""
+        await self._drive(key, (), newest="")
+
+    async def _rollouts(self, key: Key) -> list[Rollout]:
+        page = await self._store.list(Rollout, namespace=key.namespace)
+        return [rollout for rollout in page.items if rollout.spec.fleet == key.name]
+
+    async def _describe(
+        self, fleet: Fleet, members: Membership, problem: PermanentError | None
+    ) -> None:
+        """Bring the fleet's status up to date; nothing is written where it is."""
+        before = fleet.status.model_copy(deep=True)
+        status = fleet.status
+        status.observed_generation = fleet.metadata.generation or 0
+        status.devices = count(members.owned, status.template_version)
+        self._set_valid(fleet, problem)
+        self._set(
+            fleet,
+            MULTIPLE_OWNERS,
+            holds=bool(members.contested),
+            reason="Contested" if members.contested else "Unique",
+            message=_contested(members.contested),
+        )
+        if status != before:
+            await self._store.update_status(fleet)
+
+    def _set_valid(self, fleet: Fleet, problem: PermanentError | None) -> None:
+        self._set(
+            fleet,
+            SPEC_VALID,
+            holds=problem is None,
+            reason="Invalid" if problem else "Valid",
+            message=str(problem or ""),
+        )
+
+    def _set(
+        self, fleet: Fleet, kind: str, *, holds: bool, reason: str, message: str
+    ) -> None:
+        condition = Condition(
+            type=kind,
+            status=ConditionStatus.TRUE if holds else ConditionStatus.FALSE,
+            reason=reason,
+            message=message,
+            last_transition_time=self._clock.now(),
+            observed_generation=fleet.metadata.generation,
+        )
+        fleet.status.conditions = set_condition(fleet.status.conditions, condition)
+
+
+def count(devices: Sequence[Device], template: str) -> DeviceCounts:
+    """Count a fleet's devices by how far their update got."""
+    updated = [device.status.updated.status for device in devices]
+    outcomes = [outcome(device, template) for device in devices]
+    summaries = [device.status.summary.status for device in devices]
+    return DeviceCounts(
+        total=len(devices),
+        up_to_date=outcomes.count(Outcome.SUCCEEDED),
+        updating=updated.count(UpdatedStatus.UPDATING),
+        out_of_date=updated.count(UpdatedStatus.OUT_OF_DATE),
+        failed=outcomes.count(Outcome.FAILED),
+        offline=summaries.count(SummaryStatus.OFFLINE),
+    )
+
+
+def _obsolete(rollout: Rollout, newest: str) -> str:
+    """Say why a rollout is no longer wanted; empty: it is."""
+    if rollout.name == newest:
+        return ""
+    return f"superseded by {newest}" if newest else "the fleet is gone"
+
+
+def _contested(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"older fleets own {', '.join(names[:_NAMED])}{more}"
+
+
+def _new_rollout(
+    fleet: Fleet, template: TemplateVersion, existing: Sequence[Rollout]
+) -> Rollout:
+    prefix = f"{fleet.name}-"
+    numbers = [
+        int(number)
+        for rollout in existing
+        if (number := rollout.name.removeprefix(prefix)).isdecimal()
+    ]
+    return Rollout(
+        metadata=ObjectMeta(
+            name=f"{prefix}{max(numbers, default=0) + 1}",
+            namespace=fleet.namespace,
+            owner_references=[owner_reference(fleet)],
+        ),
+        spec=RolloutSpec(
+            fleet=fleet.name,
+            template_version=template.name,
+            policy=fleet.spec.rollout_policy,
+        ),
+    )
+
+
+async def _create_template(transaction: Transaction, wanted: TemplateVersion) -> None:
+    try:
+        await transaction.create(wanted)
+    except AlreadyExistsError:
+        found = await transaction.get(TemplateVersion, wanted.namespace, wanted.name)
+        if found.spec != wanted.spec:
+            raise PermanentError(
+                f"expected TemplateVersion {wanted.name} to hold what its name says, "
+                "found other content: delete it"
+            ) from None
