@@ -11,19 +11,21 @@ help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 $(STAMP): pyproject.toml constraints.txt
+	PYTHON=$(PYTHON) deploy/install-tools.sh venv
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 setup: $(STAMP) ## Create .venv with everything pinned in constraints.txt
 
-tools: ## Install the Debian programs that targets need (asks apt; prints what is missing)
-	@deploy/install-tools.sh $(TOOLS)
+tools: ## Install the Debian packages that targets need, or name them and stop
+	deploy/install-tools.sh
 
 demo: $(STAMP) ## A fleet on this machine: enrol, roll out, classify, canary to a better model
 	@$(BIN)/kedge demo $(ARGS)
 
-test: $(STAMP) ## All tests (T=path or -k expression to narrow: make test T=tests/unit)
+test: $(STAMP) ## All tests; T narrows them: make test T=tests/unit
+	deploy/install-tools.sh test
 	$(BIN)/pytest -n 2 --dist loadgroup $(or $(T),tests)
 
 agent-only: ## An environment with kedge[agent] alone has nothing of the control plane, and starts
@@ -43,7 +45,8 @@ bench: $(STAMP) ## Run a benchmark: make bench BENCH=swap
 proto: ## Regenerate the protobuf code from proto/ (own environment, pinned generator)
 	proto/generate.sh
 
-guests: tools ## Rebuild the WebAssembly components under wit/components/
+guests: ## Rebuild the WebAssembly components under wit/components/
+	deploy/install-tools.sh guests
 	wit/components/build.sh
 
 examples: $(STAMP) ## Rebuild docs/examples/digits (trains the two small models)

@@ -6,7 +6,7 @@
 #
 #   guests   compiler and linker for wit/components (beside any rustup on PATH)
 #   venv     python3 -m venv, where Python came without it
-#   test     programs that tests start; none so far
+#   test     programs that tests start: kubectl
 #
 # Without the right to install it names the packages and exits with 1.
 set -euo pipefail
@@ -20,7 +20,7 @@ packages_of() { # $1: group; prints the packages that the group needs here
     case "$1" in
         guests) printf '%s\n' rustc-web cargo-web rust-web-src rust-web-llvm lld-22 ;;
         venv) has_venv || printf '%s\n' python3-venv ;;
-        test) ;;
+        test) command -v kubectl >/dev/null 2>&1 || printf '%s\n' kubernetes-client ;;
         *) usage ;;
     esac
 }

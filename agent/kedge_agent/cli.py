@@ -59,15 +59,19 @@ def run_command(
     serve_grpc: Annotated[
         str, typer.Option(help="gRPC inference address; port 0 takes a free one.")
     ] = "127.0.0.1:8001",
-    die_with: Annotated[
-        bool,
-        typer.Option("--die-with-parent", help="End when the starting process ends."),
-    ] = False,
+    parent: Annotated[
+        int | None,
+        typer.Option(
+            "--die-with-parent",
+            metavar="PID",
+            help="End when the starting process, which has this id, ends (Linux).",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Enrol if needed, then serve and follow orders until stopped."""
-    if die_with:
-        die_with_parent(os.getppid())
+    if parent is not None:
+        die_with_parent(parent)
     level = logging.DEBUG if debug else os.environ.get("KEDGE_LOG_LEVEL", "INFO")
     logging.basicConfig(
         level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s"

@@ -16,9 +16,6 @@ from typing import Final, Self
 
 from kedge_agent.errors import SettingsError
 
-MAX_SOCKET_PATH: Final = 107
-"""Linux keeps a Unix socket's path in 108 bytes, the last of them zero."""
-
 MAX_PORT: Final = 65535
 _ADDRESS: Final = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s\[\]:/]+)):(\d{1,5})")
 _MIB: Final = 1024 * 1024
@@ -110,22 +107,13 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     timing: Timing = field(default_factory=Timing)
 
-    def __post_init__(self) -> None:
-        longest = self.run_dir / "inference.sock"
-        if len(str(longest).encode()) > MAX_SOCKET_PATH:
-            raise SettingsError(
-                f"state directory: expected a path that leaves room for Unix sockets "
-                f"({MAX_SOCKET_PATH} bytes with {longest.name}), found {longest}",
-                element=str(self.state_dir),
-            )
-
     @property
     def identity_dir(self) -> Path:
         return self.state_dir / "identity"
 
     @property
     def run_dir(self) -> Path:
-        """Unix sockets; nothing in it outlives the process that made it."""
+        """For Unix sockets, where its path leaves room for theirs."""
         return self.state_dir / "run"
 
     @property

@@ -21,6 +21,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -47,6 +48,10 @@ from kedge_wire.version import PROTOCOL
 logger = logging.getLogger(__name__)
 
 AGENT_VERSION: Final = importlib.metadata.version("kedge")
+
+CONTROL_SOCKET: Final = "control.sock"
+INFERENCE_SOCKET: Final = "inference.sock"
+MAX_SOCKET_PATH: Final = 107  # bytes; unix(7)
 
 
 class _Stop(Exception):  # noqa: N818  # not an error: a signal asked us to end
@@ -80,7 +85,7 @@ async def _serve(
     http = stack.enter_context(listen(settings.serve_http))
     grpc = stack.enter_context(listen(settings.serve_grpc))
     serving = Serving(http=f"http://{address_of(http)}", grpc=str(address_of(grpc)))
-    plan = _plan(settings, http)
+    plan = _plan(settings, stack.enter_context(private_run_dir(settings)), http)
     runtime = RuntimeProcess(plan)
     parts = await stack.enter_async_context(_parts(settings, identity, runtime))
     outbox = Outbox(parts.journal, parts.disk)
@@ -212,12 +217,23 @@ async def _unless(
         await asyncio.gather(task, ended, return_exceptions=True)
 
 
-def _plan(settings: Settings, http: socket.socket) -> RuntimePlan:
-    settings.run_dir.mkdir(mode=0o700, exist_ok=True)
+@contextmanager
+def private_run_dir(settings: Settings) -> Iterator[Path]:
+    """A private folder for Unix sockets: the kernel allows them short paths only."""
+    folder = settings.run_dir
+    if len(os.fsencode(folder / INFERENCE_SOCKET)) <= MAX_SOCKET_PATH:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="kedge-") as short:
+        yield Path(short)
+
+
+def _plan(settings: Settings, run_dir: Path, http: socket.socket) -> RuntimePlan:
     return RuntimePlan(
         command=settings.runtime_command,
-        control_socket=settings.run_dir / "control.sock",
-        inference_socket=settings.run_dir / "inference.sock",
+        control_socket=run_dir / CONTROL_SOCKET,
+        inference_socket=run_dir / INFERENCE_SOCKET,
         http_fd=http.fileno(),
         timing=settings.timing,
     )

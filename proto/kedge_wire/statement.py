@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A publisher's statement: these bytes are this version of this artifact of this
-tenant.
+"""A publisher's statement: these bytes are this version of this artifact.
 
 `kedge push` signs one per artifact; the control plane checks it on the way in and the
 device before use. The payload is canonical JSON (sorted keys, no spaces, UTF-8), the
@@ -103,7 +102,8 @@ class Statement:
         """
         if len(payload) > MAX_STATEMENT_BYTES:
             raise StatementError(
-                f"statement: expected at most {MAX_STATEMENT_BYTES} bytes, found {len(payload)}"
+                f"statement: expected at most {MAX_STATEMENT_BYTES} bytes, "
+                f"found {len(payload)}"
             )
         try:
             document = json.loads(payload)
@@ -133,8 +133,7 @@ class Statement:
 def mismatch(
     wanted: tuple[TensorSpec, ...], offered: tuple[TensorSpec, ...], *, side: str
 ) -> str | None:
-    """Say in which way a model's signature does not fit a component's, or None where it
-    does.
+    """Say how a model's signature does not fit a component's; None where it does.
 
     Args:
         wanted: What the component asks for. An empty name matches any, -1 any size.
@@ -150,7 +149,10 @@ def mismatch(
         found = by_name.get(want.name) if want.name else offered[position]
         if found is None:
             names = ", ".join(by_name)
-            return f"{side}: the component expects a tensor named {want.name}, the model has {names}"
+            return (
+                f"{side}: the component expects a tensor named {want.name}, "
+                f"the model has {names}"
+            )
         same_rank = len(want.shape) == len(found.shape)
         fits = same_rank and all(
             w < 0 or f < 0 or w == f
@@ -203,12 +205,13 @@ def _specs(document: dict[str, Any], member: str) -> tuple[TensorSpec, ...]:
 def _spec(item: Any, member: str) -> TensorSpec:
     if not isinstance(item, dict) or set(item) != {"name", "datatype", "shape"}:
         raise StatementError(
-            f"statement: {member}: expected name, datatype and shape, found {item!r:.80}"
+            f"statement: {member}: expected name, datatype and shape, "
+            f"found {item!r:.80}"
         )
     name, datatype, shape = item["name"], item["datatype"], item["shape"]
     if not isinstance(name, str) or datatype not in DATATYPES:
         raise StatementError(
-            f"statement: {member}: datatype: expected one of the Open Inference Protocol's, "
+            f"statement: {member}: datatype: expected one of {', '.join(DATATYPES)}, "
             f"found {datatype!r:.80}"
         )
     if not isinstance(shape, list) or not all(

@@ -63,7 +63,7 @@ class Agent:
                     *("--enrollment", str(self.enrolment)),
                     *("--serve-http", "127.0.0.1:0", "--serve-grpc", "127.0.0.1:0"),
                     *options,
-                    "--die-with-parent",
+                    *("--die-with-parent", str(os.getpid())),
                 ],
                 stdout=log,
                 stderr=log,
@@ -165,7 +165,8 @@ class ControlPlane:
                 [
                     *(sys.executable, "-m", "kedge_controlplane", "server"),
                     *("--data", str(self.data)),
-                    *("--listen", listen, "--gateway", gateway, "--die-with-parent"),
+                    *("--listen", listen, "--gateway", gateway),
+                    *("--die-with-parent", str(os.getpid())),
                 ],
                 stdout=log,
                 stderr=log,

@@ -46,10 +46,14 @@ def server(
     migrate: Annotated[
         bool, typer.Option("--migrate", help="Bring the database up to date first.")
     ] = False,
-    die_with_parent_: Annotated[
-        bool,
-        typer.Option("--die-with-parent", help="End when the starter ends (Linux)."),
-    ] = False,
+    parent: Annotated[
+        int | None,
+        typer.Option(
+            "--die-with-parent",
+            metavar="PID",
+            help="End when the starting process, which has this id, ends (Linux).",
+        ),
+    ] = None,
 ) -> None:
     """Run the control plane until SIGINT or SIGTERM.
 
@@ -61,8 +65,8 @@ def server(
         kedge server --data /var/lib/kedge --listen 0.0.0.0:8443
         --gateway 0.0.0.0:8444 --hostname kedge.example.com
     """
-    if die_with_parent_:
-        die_with_parent()
+    if parent is not None:
+        die_with_parent(parent)
     settings = read_settings(
         data=data,
         listen=listen,

@@ -115,14 +115,16 @@ async def test_the_runtime_dies_with_a_killed_supervisor(place: Site) -> None:
 
 async def test_the_supervisor_dies_with_its_parent_if_told_to(place: Site) -> None:
     starter = (
-        "import subprocess, sys; child = subprocess.Popen(sys.argv[1:]);"
+        "import os, subprocess, sys;"
+        "child = subprocess.Popen([*sys.argv[1:], str(os.getpid())]);"
         "print(child.pid, flush=True); sys.stdin.read()"
     )
     parent = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", starter, sys.executable, "-m", "kedge_agent", "run"),
-        *("--state-dir", str(place.state), "--die-with-parent"),
+        *("--state-dir", str(place.state)),
         *("--enrollment", str(place.write_enrolment())),
         *("--serve-http", "127.0.0.1:0", "--serve-grpc", "127.0.0.1:0"),
+        "--die-with-parent",  # the starter adds its process id
         cwd=ROOT,
         env=os.environ
         | {"KEDGE_AGENT_RUNTIME": f"{sys.executable} -m tests.simulators.runtime"},

@@ -9,6 +9,7 @@ SIGKILL leaves no orphan either. What they print goes to files in the demo's fol
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import sys
 import time
@@ -42,6 +43,7 @@ class Processes:
                 "-m",
                 *arguments,
                 "--die-with-parent",
+                str(os.getpid()),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,11 @@ from typer.testing import CliRunner
 from kedge_agent.cli import app
 from kedge_agent.errors import SettingsError
 from kedge_agent.settings import Address, Settings
+from kedge_agent.supervisor import (
+    INFERENCE_SOCKET,
+    MAX_SOCKET_PATH,
+    private_run_dir,
+)
 
 
 def read(tmp_path: Path, **environ: str) -> Settings:
@@ -52,9 +58,14 @@ def test_a_runtime_that_is_no_command_is_refused(tmp_path: Path, value: str) -> 
         read(tmp_path, KEDGE_AGENT_RUNTIME=value)
 
 
-def test_a_state_directory_too_long_for_a_socket_is_refused() -> None:
-    with pytest.raises(SettingsError, match="Unix sockets"):
-        Settings(state_dir=Path("/") / ("x" * 100))
+def test_a_state_directory_too_long_for_a_socket_gets_a_shorter_one(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(state_dir=tmp_path / ("x" * 100))
+    with private_run_dir(settings) as folder:
+        assert len(os.fsencode(folder / INFERENCE_SOCKET)) <= MAX_SOCKET_PATH
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert not folder.exists()
 
 
 def test_the_command_explains_itself() -> None:

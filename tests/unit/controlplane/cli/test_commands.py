@@ -225,7 +225,7 @@ def test_apply_says_what_it_did_to_each_object(kedge: Kedge, pushed: Path) -> No
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (FLEET.replace("release:", "relaese:"), "spec.template.spec.relaese: unknown"),
+        (FLEET.replace("release:", "releese:"), "spec.template.spec.releese: unknown"),
         (FLEET + "  paused: true", "spec.paused: unknown field"),
         (FLEET.replace("digits-1", "[1]"), "spec.template.spec.release"),
         (FLEET.replace("digits-1", "gone-1"), "no 'gone-1'"),

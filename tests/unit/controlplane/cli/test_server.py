@@ -18,8 +18,8 @@ SERVER = [
     *("--listen", "127.0.0.1:0", "--gateway", "127.0.0.1:0"),
 ]
 STARTER = """
-import subprocess, sys, time
-subprocess.Popen(sys.argv[1:])
+import os, subprocess, sys, time
+subprocess.Popen([*sys.argv[1:], str(os.getpid())])
 time.sleep(600)
 """
 

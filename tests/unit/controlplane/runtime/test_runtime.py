@@ -63,7 +63,7 @@ async def test_restart_keeps_identity_and_lets_the_administrator_in(
 
 async def test_second_server_on_a_folder_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    settings = read_settings(data=data, environment={})
+    settings = read_settings(data=data, listen="127.0.0.1:0", environment={})
     async with running_server(data):
         with pytest.raises(SettingsError, match="no server uses"):
             await serve(settings, ready=unexpected)
@@ -72,7 +72,7 @@ async def test_second_server_on_a_folder_is_refused(tmp_path: Path) -> None:
 async def test_damaged_trust_folder_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "trust").mkdir()
     (tmp_path / "trust" / "ca.key").write_text("garbage")
-    settings = read_settings(data=tmp_path, environment={})
+    settings = read_settings(data=tmp_path, listen="127.0.0.1:0", environment={})
     with pytest.raises(SettingsError, match=r"ca\.key"):
         await serve(settings, ready=unexpected)
 

@@ -114,6 +114,7 @@ async def test_expired_token_is_refused(
 @pytest.mark.parametrize(
     "token",
     ["", "garbage", new_token(Purpose.ENROLMENT), new_token(Purpose.OPERATOR)],
+    ids=["empty", "garbage", "never made", "an operator's"],
 )
 async def test_unknown_token_is_refused(enrolment: Enrolment, token: str) -> None:
     with pytest.raises(UnauthorizedError, match="unknown"):

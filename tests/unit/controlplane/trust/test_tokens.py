@@ -19,7 +19,9 @@ def test_another_secret_does_not_match() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Bearer", "kedge_admin_1_2", new_token(Purpose.OPERATOR) + "\n"]
+    "text",
+    ["", "Bearer", "kedge_admin_1_2", new_token(Purpose.OPERATOR) + "\n"],
+    ids=["empty", "a word", "another purpose", "a line end after it"],
 )
 def test_anything_else_is_no_token(text: str) -> None:
     with pytest.raises(TrustError, match="expected a token"):
