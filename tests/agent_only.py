@@ -23,7 +23,6 @@ FORBIDDEN = (
     "alembic",
     "nicegui",
     "starlette",
-    "pydantic",
     "onnx",
     "pytest",
 )

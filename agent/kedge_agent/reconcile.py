@@ -320,7 +320,9 @@ class Reconciler:
     def _report(self) -> Report:
         state, current = self._parts.journal.state, self._current
         report = Report(
-            generation=state.floor,
+            # The floor rises before the order is taken up; what is said here is about
+            # the order that has been.
+            generation=self.held_generation or state.floor,
             running_generation=current.generation if current else 0,
             running_template_version=current.template_version if current else "",
             phase=self._reported_phase(),

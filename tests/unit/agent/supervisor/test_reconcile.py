@@ -85,6 +85,20 @@ async def test_results_of_an_earlier_update_are_not_reported_during_the_next(
         assert {report.result for report in during} == {Result.RESULT_UNSPECIFIED}
 
 
+async def test_no_report_says_updated_of_an_order_that_was_not_taken_up_yet(
+    folder: Path, repository: Repository
+) -> None:
+    async with life(folder, repository) as one:
+        await one.reconciler.offer(repository.signed(1))
+        await one.settled(1)
+        offering = asyncio.create_task(one.reconciler.offer(repository.signed(2)))
+        while not offering.done():
+            report = one.reconciler._report()
+            assert report.generation == one.reconciler.held_generation
+            await asyncio.sleep(0)
+        await offering
+
+
 async def test_an_order_to_run_nothing_ends_what_ran(
     folder: Path, repository: Repository
 ) -> None:
