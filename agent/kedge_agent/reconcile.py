@@ -24,6 +24,7 @@ from kedge_agent.backoff import Backoff
 from kedge_agent.errors import (
     AgentError,
     LocalError,
+    NetworkError,
     PeerDataError,
     RefusedOrderError,
     RuntimeLostError,
@@ -46,6 +47,8 @@ from kedge_wire.v1.order_pb2 import Envelope
 from kedge_wire.v1.report_pb2 import Failure, Phase, Report, Result
 
 logger = logging.getLogger(__name__)
+
+_HEALS: Final = (NetworkError, RuntimeLostError)
 
 CRASH_LOOP: Final = 3
 """Runtimes in a row that the current generation may end while it is loaded."""
@@ -88,6 +91,7 @@ class Reconciler:
         self._phase: Phase.ValueType = Phase.PHASE_UNSPECIFIED
         self._refused: tuple[int, Failure] | None = None
         self._trouble: Failure | None = None  # of restoring the current generation
+        self._delay: Failure | None = None  # of an update that will be tried again
         self._loaded_in = 0  # the runtime's incarnation that serves `_current`
         self._losses = 0
         self._retry = Backoff(first_s=timing.retry_min, longest_s=timing.retry_max)
@@ -166,7 +170,9 @@ class Reconciler:
             order.generation,
             order.template_version,
         )
-        self._desired = order
+        self._desired, self._delay = order, None
+        if self._updating is None:
+            self._phase = Phase.PHASE_PREPARING
         self._retry_at = 0.0
         self._retry.reset()
         updating = self._updating
@@ -174,6 +180,7 @@ class Reconciler:
             self._superseded.set()
 
     async def _pass(self) -> None:
+        wanted = self._desired
         if not self.observer.known.is_set():
             await self.observer.look()  # loading may take long, and Hello waits
         try:
@@ -184,10 +191,28 @@ class Reconciler:
             self.wake()
         except AgentError as exc:
             logger.warning("reconcile.failed: %s", exc)
-            self._phase = Phase.PHASE_ERROR
-            self._retry_at = _monotonic() + self._retry.next_s()
+            if self._desired is wanted:
+                self._note_failure(exc)
+                self._retry_at = _monotonic() + self._retry.next_s()
+            else:  # it is not the newer order's failure
+                self.wake()
         await self.observer.look()
         await self._publish()
+
+    def _note_failure(self, error: AgentError) -> None:
+        """Tell what ended the update from what only delays it.
+
+        A network that is away heals by itself: the update goes on, and a rollout's
+        patience decides when that is too long. All else needs a person.
+        """
+        desired, failed = self._desired, self._parts.journal.state.failed
+        given_up = desired is not None and desired.content_digest == failed
+        if isinstance(error, _HEALS) and not given_up:
+            self._phase = Phase.PHASE_PREPARING
+            self._delay = failure_of(error, phase=Phase.PHASE_PREPARING)
+        else:
+            self._phase = Phase.PHASE_ERROR
+            self._delay = None
 
     async def _restore(self) -> None:
         """Give a runtime that has just started what is current.
@@ -282,7 +307,7 @@ class Reconciler:
         finally:
             self._updating = None
         self._current, self._loaded_in = order, incarnation
-        self._trouble, self._losses = None, 0
+        self._trouble, self._delay, self._losses = None, None, 0
         self._phase = Phase.PHASE_UPDATED
         self._retry.reset()
         await self._collect()
@@ -335,7 +360,7 @@ class Reconciler:
         if report.phase in _SETTLED:
             report.result = Result.ValueType(state.result)
         else:
-            failure = None
+            failure = self._delay
         failure = self._trouble or failure
         if self._refused is not None:
             report.refused_generation, failure = self._refused
