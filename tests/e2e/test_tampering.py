@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One bit of any artifact, or another signature: refused, and the old triple serves."""
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,28 @@ def test_one_flipped_bit_is_refused_and_the_old_triple_serves_on(
             )
             assert device.status.summary.status == "Degraded"
     assert len(moved) == 1
+
+
+def test_a_config_that_does_not_fit_the_model_halts_at_the_canary(
+    plane: ControlPlane,
+) -> None:
+    """Valid JSON, signed, and wrong: it names a tensor that the model has not."""
+    key = plane.keyring.choose("publisher")
+    config = json.loads(plane.digits.config.read_bytes()) | {"input": "nosuch"}
+    plane.push(
+        key,
+        ArtifactKind.CONFIG,
+        json.dumps(config).encode(),
+        name="digits",
+        version="9",
+    )
+    plane.roll_out(2, config=9)
+    plane.until_phase("Paused")
+    (failure,) = [d.status.failure for d in plane.devices() if d.status.failure]
+    assert failure.component == "runtime"
+    assert "expects a tensor named nosuch, the model has image" in failure.message
+    before = plane.digits.references[0].digest
+    assert all(agent.model_digest() == before for agent in plane.agents)
 
 
 def tampered(plane: ControlPlane, kind: ArtifactKind) -> str:

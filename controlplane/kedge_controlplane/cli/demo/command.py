@@ -126,7 +126,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
 def table(outcome: Outcome) -> Table:
     """The closing table, a row a device, for a terminal of 80 columns."""
     shown = Table(box=None, padding=(0, 1, 0, 0), title_justify="left")
-    shown.title = "\nDigits: a weak model, then a better one (* moved first); % and ms"
+    shown.title = "\nDigits: a weak model, then a better one (* moved first); %, ms"
     for column in ("device", "model", "provider"):
         shown.add_column(column, no_wrap=True)
     for column in ("accuracy", "requests", "failed", "wrong", "p50/p99"):
@@ -142,8 +142,8 @@ def table(outcome: Outcome) -> Table:
             str(tally.requests),
             str(tally.failed),
             str(tally.wrong),
-            f"{_quantile(latencies, 0.5) * 1000:.1f}/"
-            f"{_quantile(latencies, 0.99) * 1000:.1f}",
+            f"{_quantile(latencies, 0.5) * 1000:.0f}/"
+            f"{_quantile(latencies, 0.99) * 1000:.0f}",
         )
     first, second = outcome.digits.references
     shown.caption_justify = "left"

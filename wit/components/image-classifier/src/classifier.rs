@@ -27,6 +27,10 @@ impl Classifier {
         Ok(())
     }
 
+    pub fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
+    }
+
     pub fn health(&self) -> Result<(), Error> {
         self.configured().map(|_| ())
     }

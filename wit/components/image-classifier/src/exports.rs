@@ -7,7 +7,7 @@
 use crate::abi::{Error, RawError, RawList, RawNamed, RawParameter, RawResult};
 use crate::classifier::Classifier;
 use crate::host::{log_error, take_named, NamedTensor, Tensor};
-use crate::metadata::{self, RawMetadata};
+use crate::metadata::{Metadata, RawMetadata};
 use std::cell::RefCell;
 
 /// What the last answer points into.
@@ -21,6 +21,7 @@ struct Answer {
 struct State {
     classifier: Classifier,
     answer: Option<Box<Answer>>,
+    metadata: Option<Box<Metadata>>,
 }
 
 thread_local! {
@@ -33,6 +34,7 @@ fn start() -> State {
     State {
         classifier: Classifier::new(),
         answer: None,
+        metadata: None,
     }
 }
 
@@ -85,7 +87,10 @@ unsafe fn discard_parameters(list: RawList) {
 
 #[export_name = "kedge:ai/model-component@0.1.0#metadata"]
 extern "C" fn export_metadata() -> *const RawMetadata {
-    metadata::lend()
+    STATE.with_borrow_mut(|state| {
+        let metadata = Box::new(Metadata::of(state.classifier.config()));
+        state.metadata.insert(metadata).raw() as *const _
+    })
 }
 
 #[export_name = "kedge:ai/model-component@0.1.0#preprocess"]
