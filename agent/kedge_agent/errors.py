@@ -16,6 +16,8 @@ AgentError
     - DiskFullError          no space for what is needed; nothing was changed
     - StateError             our own records cannot be read or written
     - RuntimeLostError       the runtime process died or does not answer
+    - UnreadableError        the disk does not give us a file now
+    - OutOfMemoryError       no memory for what is needed
     - SettingsError          our own configuration
   x RequestError             one inference request; its caller gets it
     - InvalidRequestError    names, types, shapes or sizes
@@ -115,6 +117,14 @@ class StateError(LocalError):
 
 class RuntimeLostError(LocalError):
     code = "UNAVAILABLE"
+
+
+class UnreadableError(LocalError):
+    code = "UNAVAILABLE"
+
+
+class OutOfMemoryError(LocalError):
+    code = "RESOURCE_EXHAUSTED"
 
 
 class SettingsError(LocalError):

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The composition root: every part of one control plane, started and stopped in order.
 
-    lock, migrate, store, blobs, trust ──▶ sockets ──▶ controllers, gateway, API ──▶
-    ready stop: API drains, sessions end, controllers are cancelled, leases flushed,
-    store closed
+    start: locks ─▶ migration ─▶ store, blobs, trust ─▶ sockets
+           ─▶ controllers, gateway, API ─▶ ready
+    stop:  API drains ─▶ sessions end ─▶ controllers are cancelled
+           ─▶ leases are flushed ─▶ store is closed
 
 Killed at any point, the next start goes on from what was committed; nothing has to be
-repaired. One process uses a data folder at a time. Everything runs in the caller's
-event loop.
+repaired. One process uses a data folder, and a database file, at a time. Everything
+runs in the caller's event loop.
 """
 
 import asyncio
@@ -18,12 +19,16 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from kedge_controlplane.admission.admission import Admission
 from kedge_controlplane.api import tls
@@ -40,7 +45,7 @@ from kedge_controlplane.sessions.grpc import Gateway, GatewayServer, ServerKeys
 from kedge_controlplane.sessions.hub import Hub
 from kedge_controlplane.sessions.ingest import Ingest
 from kedge_controlplane.sessions.leases import LeaseBook
-from kedge_controlplane.settings import Address, Settings
+from kedge_controlplane.settings import DATABASE_URL, Address, Settings
 from kedge_controlplane.store.migrate import current, upgrade
 from kedge_controlplane.store.store import Store
 from kedge_controlplane.trust.admin import write_admin
@@ -48,6 +53,7 @@ from kedge_controlplane.trust.ca import CertificateAuthority, ServerCertificate
 from kedge_controlplane.trust.director import Director
 from kedge_controlplane.trust.enrolment import Enrolment
 from kedge_controlplane.trust.files import write_private
+from kedge_controlplane.upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
 
@@ -89,13 +95,15 @@ async def serve(
         stop: Set it to stop; for callers that have no signals to send.
 
     Raises:
-        SettingsError: Another process uses the folder, a port is taken, the database
-            has another revision, or a file under `trust` is damaged.
+        SettingsError: Another process uses the folder or the database, a port is
+            taken, the database has another revision, or a file under `trust` is
+            damaged.
     """
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     stop = stop or asyncio.Event()
     with (
-        _locked(settings.data),
+        _locked(settings.data / "lock"),
+        _locked(_database_lock(settings)),
         _stopping_on_signals(stop),
         _bound(settings.listen) as listener,
     ):
@@ -150,13 +158,16 @@ async def _run(
     )
     await leases.load()
     devices = _loop(settings, parts, _device_controller(parts, hub, leases))
-    fleets = _loop(
-        settings, parts, FleetController(store=parts.store, clock=parts.clock)
-    )
-    certificate = parts.authority.server_certificate(
-        settings.certificate_names, now=parts.clock.now()
-    )
-    gateway = _gateway(parts, hub, leases, certificate)
+    fleets = _loop(settings, parts, _fleet_controller(parts))
+    upkeep = _upkeep(settings, parts)
+    gateway = _gateway(parts, hub, leases, upkeep.certificate)
+    contexts: list[ssl.SSLContext] = []
+
+    def renewed(certificate: ServerCertificate) -> None:
+        gateway.renew(_keys(parts, certificate))
+        for context in contexts:
+            context.load_cert_chain(certificate.path)
+
     port = await gateway.start(str(settings.gateway))
     try:
         info = _info(settings, api_port=listener.getsockname()[1], gateway_port=port)
@@ -165,15 +176,17 @@ async def _run(
                 tasks.create_task(devices.run(), name="devices"),
                 tasks.create_task(fleets.run(), name="fleets"),
                 tasks.create_task(leases.run(devices.add), name="leases"),
+                tasks.create_task(upkeep.run(renewed), name="upkeep"),
             ]
             await _serve_api(
                 settings,
                 parts,
                 info,
                 listener=listener,
-                certificate=certificate,
+                certificate=upkeep.certificate.path,
                 stop=stop,
                 ready=ready,
+                secured=contexts.append,
             )
             hub.end_all("the control plane stops")
             await gateway.stop(grace=settings.limits.session_grace)
@@ -190,9 +203,10 @@ async def _serve_api(
     info: ServerInfo,
     *,
     listener: socket.socket,
-    certificate: ServerCertificate,
+    certificate: Path,
     stop: asyncio.Event,
     ready: Callable[[ServerInfo], None],
+    secured: Callable[[ssl.SSLContext], None],
 ) -> None:
     """Announce the server once its API answers; serve it until told to stop."""
     await write_admin(
@@ -225,11 +239,18 @@ async def _serve_api(
         clock=parts.clock.now,
     )
     files = tls.TlsFiles(
-        certificate=certificate.path,
-        key=certificate.path,
+        certificate=certificate,
+        key=certificate,
         client_authority=settings.data / "trust" / "ca.pem",
     )
-    await tls.serve(app, listener=listener, tls=files, stop=stop, ready=announce)
+    await tls.serve(
+        app,
+        listener=listener,
+        tls=files,
+        stop=stop,
+        ready=announce,
+        secured=secured,
+    )
 
 
 def _info(settings: Settings, *, api_port: int, gateway_port: int) -> ServerInfo:
@@ -252,6 +273,31 @@ def _device_controller(parts: _Parts, hub: Hub, leases: LeaseBook) -> DeviceCont
     )
 
 
+def _fleet_controller(parts: _Parts) -> FleetController:
+    return FleetController(
+        store=parts.store, clock=parts.clock, listening_since=parts.clock.now()
+    )
+
+
+def _upkeep(settings: Settings, parts: _Parts) -> Upkeep:
+    return Upkeep(
+        store=parts.store,
+        clock=parts.clock,
+        authority=parts.authority,
+        names=settings.certificate_names,
+        every=settings.limits.upkeep,
+        keep_tokens=settings.limits.keep_tokens,
+    )
+
+
+def _keys(parts: _Parts, certificate: ServerCertificate) -> ServerKeys:
+    return ServerKeys(
+        key_pem=certificate.key_pem,
+        chain_pem=certificate.chain_pem,
+        devices_root_pem=parts.authority.root_pem,
+    )
+
+
 def _gateway(
     parts: _Parts, hub: Hub, leases: LeaseBook, certificate: ServerCertificate
 ) -> GatewayServer:
@@ -261,12 +307,7 @@ def _gateway(
         ingest=Ingest(store=parts.store, clock=parts.clock),
         leases=leases,
     )
-    keys = ServerKeys(
-        key_pem=certificate.key_pem,
-        chain_pem=certificate.chain_pem,
-        devices_root_pem=parts.authority.root_pem,
-    )
-    return GatewayServer(gateway, keys=keys)
+    return GatewayServer(gateway, keys=_keys(parts, certificate))
 
 
 def _loop(settings: Settings, parts: _Parts, controller: Controller) -> Loop:
@@ -291,16 +332,32 @@ def _bound(address: Address) -> Iterator[socket.socket]:
         yield listener
 
 
+def _database_lock(settings: Settings) -> Path:
+    """Name the lock of the database, which may be outside of the data folder."""
+    try:
+        url = make_url(settings.database_url)
+    except ArgumentError as exc:
+        raise SettingsError(f"{DATABASE_URL}: expected a database URL") from exc
+    if url.get_backend_name() != "sqlite" or url.database in (None, ":memory:"):
+        return settings.data / "database.lock"  # no file that others could open
+    file = Path(str(url.database)).resolve()
+    return file.with_name(f"{file.name}.lock")
+
+
 @contextlib.contextmanager
-def _locked(data: Path) -> Iterator[None]:
-    """Keep other processes off the data folder; the lock dies with the process."""
-    with (data / "lock").open("w") as file:
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other servers off what `path` stands for; it dies with the process."""
+    with contextlib.ExitStack() as stack:
         try:
+            file = stack.enter_context(path.open("w"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             raise SettingsError(
-                f"{data}: expected a folder that no server uses, found one in use"
+                f"{path.parent}: expected a folder that no server uses, found "
+                f"{path.name} in use"
             ) from exc
+        except OSError as exc:
+            raise SettingsError(f"{path}: expected a lock: {exc}") from exc
         yield
 
 

@@ -60,6 +60,8 @@ class Limits:
     resync: timedelta = timedelta(minutes=5)  # mends what a lost change left undone
     parallel: int = 8  # keys that one controller reconciles at once
     session_grace: timedelta = timedelta(seconds=2)  # for acknowledgements under way
+    upkeep: timedelta = timedelta(hours=1)  # certificates and tokens last for days
+    keep_tokens: timedelta = timedelta(days=30)  # a device may ask for a lost answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,12 @@ MAX_COMPONENT_BYTES: Final = 32 * 1024 * 1024
 MAX_TYPE_NODES: Final = 50_000
 """Types may share parts and unfold exponentially; our world has some hundred."""
 
+MAX_TYPE_CHARACTERS: Final = 1_000_000
+"""Of all names in all items, as often as they are written down; our world has 3,000."""
+
+MAX_RESOURCES: Final = 500
+"""Resource types; each new one is compared with those before it."""
+
 METADATA_FUEL: Final = 100_000_000
 """Instructions for `metadata` and, before it, what interpreters do to begin."""
 
@@ -201,13 +207,14 @@ class _Description:
         self._engine = engine
         self._component = component
         self._nodes = 0
+        self._characters = 0
         self._resources: list[tuple[Any, str]] = []
         self._converters: Mapping[type, Callable[[Any], WitType]] = {
             component.ListType: lambda t: ListOf(self._type(t.element)),
             component.TupleType: lambda t: TupleOf(self._types(t.elements)),
             component.RecordType: lambda t: Record(self._fields(t.fields)),
             component.VariantType: lambda t: Variant(self._cases(t.cases)),
-            component.EnumType: lambda t: Enum(tuple(t.names)),
+            component.EnumType: lambda t: Enum(tuple(map(self._name, t.names))),
             component.ResultType: lambda t: Result(
                 self._maybe(t.ok), self._maybe(t.err)
             ),
@@ -236,10 +243,12 @@ class _Description:
         self, prefix: str, items: Mapping[str, Any]
     ) -> Iterator[tuple[str, str]]:
         for name, item in items.items():
+            self._count(prefix)
+            self._name(name)
             if isinstance(item, self._component.ResourceType):
                 if not self._known(item):
                     yield prefix + name, RESOURCE
-                    self._resources.append((item, self._unused(name)))
+                    self._define(name, item)
             elif isinstance(item, self._component.FuncType):
                 yield prefix + name, str(self._func(item))
             elif not isinstance(item, self._component.ValType):
@@ -248,6 +257,11 @@ class _Description:
     def _known(self, resource: Any) -> bool:
         return any(known == resource for known, _ in self._resources)
 
+    def _define(self, name: str, resource: Any) -> None:
+        if len(self._resources) >= MAX_RESOURCES:
+            raise WorldError(f"expected at most {MAX_RESOURCES} resource types")
+        self._resources.append((resource, self._unused(name)))
+
     def _unused(self, name: str) -> str:
         """A resource of the component's own is not ours, even under the same name."""
         taken = any(known == name for _, known in self._resources)
@@ -255,15 +269,28 @@ class _Description:
 
     def _resource(self, resource: Any) -> str:
         names = (name for known, name in self._resources if known == resource)
-        return next(names, "a resource unknown here")
+        return self._name(next(names, "a resource unknown here"))
 
     def _func(self, func: Any) -> Func:
         return Func(self._fields(func.params), self._maybe(func.result))
 
-    def _type(self, wasmtime_type: Any) -> WitType:
+    def _count(self, name: str) -> None:
+        """Charge one part and its name."""
         self._nodes += 1
         if self._nodes > MAX_TYPE_NODES:
             raise WorldError(f"expected types of at most {MAX_TYPE_NODES} parts")
+        self._name(name)
+
+    def _name(self, name: str) -> str:
+        self._characters += len(name)
+        if self._characters > MAX_TYPE_CHARACTERS:
+            raise WorldError(
+                f"expected names of at most {MAX_TYPE_CHARACTERS} characters in all"
+            )
+        return name
+
+    def _type(self, wasmtime_type: Any) -> WitType:
+        self._count("")
         convert = self._converters.get(type(wasmtime_type))
         if convert is None:
             return Primitive(type(wasmtime_type).__name__.removesuffix("Type").lower())
@@ -276,9 +303,11 @@ class _Description:
         return tuple(self._type(item) for item in types)
 
     def _fields(self, fields: list[tuple[str, Any]]) -> tuple[tuple[str, WitType], ...]:
-        return tuple((name, self._type(field)) for name, field in fields)
+        return tuple((self._name(name), self._type(field)) for name, field in fields)
 
     def _cases(
         self, cases: list[tuple[str, Any]]
     ) -> tuple[tuple[str, WitType | None], ...]:
-        return tuple((name, self._maybe(payload)) for name, payload in cases)
+        return tuple(
+            (self._name(name), self._maybe(payload)) for name, payload in cases
+        )

@@ -10,12 +10,19 @@ import json
 import re
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeGuard
 
 MAX_STATEMENT_BYTES: Final = 256 * 1024
 """Room for a thousand labels; the limit is checked before parsing."""
 
+MAX_CONFIG_BYTES: Final = 64 * 1024
+"""The largest configuration that a device takes: settings, not a data set."""
+
 MAX_LABELS: Final = 100_000
+MAX_TENSORS: Final = 256  # inputs, or outputs
+MAX_RANK: Final = 16
+MAX_TENSOR_NAME: Final = 256  # characters
+MAX_INTEGER: Final = 2**63 - 1  # of a length or a dimension
 SHA256: Final = re.compile(r"[0-9a-f]{64}")
 NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 VERSION: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
@@ -106,9 +113,10 @@ class Statement:
                 f"found {len(payload)}"
             )
         try:
-            document = json.loads(payload)
+            document = json.loads(payload.decode())
+            json.dumps(document, ensure_ascii=False).encode()  # no lone surrogates
         except (ValueError, RecursionError) as exc:
-            raise StatementError(f"statement: expected JSON ({exc})") from exc
+            raise StatementError(f"statement: expected JSON in UTF-8 ({exc})") from exc
         if not isinstance(document, dict):
             raise StatementError("statement: expected a JSON object")
         if document.pop("statement", None) != 1:
@@ -167,7 +175,7 @@ def _kind(value: Any) -> ArtifactKind:
     try:
         return ArtifactKind(value)
     except ValueError as exc:
-        raise StatementError(f"statement: kind: found {value!r}") from exc
+        raise StatementError(f"statement: kind: found {value!r:.80}") from exc
 
 
 def _matching(document: dict[str, Any], member: str, pattern: re.Pattern[str]) -> str:
@@ -180,9 +188,14 @@ def _matching(document: dict[str, Any], member: str, pattern: re.Pattern[str]) -
 
 
 def _length(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not _is_integer(value, least=0):
         raise StatementError(f"statement: length: expected bytes, found {value!r:.80}")
     return value
+
+
+def _is_integer(value: Any, *, least: int) -> TypeGuard[int]:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return is_integer and least <= value <= MAX_INTEGER
 
 
 def _labels(value: Any) -> tuple[str, ...]:
@@ -197,8 +210,10 @@ def _labels(value: Any) -> tuple[str, ...]:
 
 def _specs(document: dict[str, Any], member: str) -> tuple[TensorSpec, ...]:
     value = document[member]
-    if not isinstance(value, list):
-        raise StatementError(f"statement: {member}: expected a list of tensors")
+    if not isinstance(value, list) or len(value) > MAX_TENSORS:
+        raise StatementError(
+            f"statement: {member}: expected a list of at most {MAX_TENSORS} tensors"
+        )
     return tuple(_spec(item, member) for item in value)
 
 
@@ -209,13 +224,23 @@ def _spec(item: Any, member: str) -> TensorSpec:
             f"found {item!r:.80}"
         )
     name, datatype, shape = item["name"], item["datatype"], item["shape"]
-    if not isinstance(name, str) or datatype not in DATATYPES:
+    if not isinstance(name, str) or len(name) > MAX_TENSOR_NAME:
         raise StatementError(
-            f"statement: {member}: datatype: expected one of {', '.join(DATATYPES)}, "
-            f"found {datatype!r:.80}"
+            f"statement: {member}: name: expected at most {MAX_TENSOR_NAME} "
+            f"characters, found {name!r:.80}"
         )
-    if not isinstance(shape, list) or not all(
-        isinstance(d, int) and not isinstance(d, bool) for d in shape
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        raise StatementError(
+            f"statement: {member}: datatype: expected one of "
+            f"{', '.join(sorted(DATATYPES))}, found {datatype!r:.80}"
+        )
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MAX_RANK
+        or not all(_is_integer(dimension, least=-1) for dimension in shape)
     ):
-        raise StatementError(f"statement: {member}: shape: expected integers")
+        raise StatementError(
+            f"statement: {member}: shape: expected at most {MAX_RANK} integers of at "
+            f"least -1, found {shape!r:.80}"
+        )
     return TensorSpec(name=name, datatype=datatype, shape=tuple(shape))

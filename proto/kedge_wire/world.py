@@ -172,6 +172,9 @@ MAX_TENSOR_NAME: Final = 256  # characters
 MAX_PROBLEMS: Final = 20
 """A hostile component may differ in thousands of items; a person reads a few."""
 
+MAX_QUOTED: Final = 400
+"""Characters of a name or type of a component's that a problem repeats."""
+
 
 class WorldError(Exception):
     """Bytes that are no component of this world; `problems` has a line for each."""
@@ -194,14 +197,18 @@ def check(imports: Mapping[str, str], exports: Mapping[str, str]) -> list[str]:
     for name, found in imports.items():
         expected = provided.get(name)
         if expected is None:
-            problems.append(f"import {name}: not provided by world {WORLD}")
+            problems.append(f"import {_cut(name)}: not provided by world {WORLD}")
         elif expected != found:
-            problems.append(f"import {name}: expected {expected}, found {found}")
+            problems.append(f"import {name}: expected {expected}, found {_cut(found)}")
     for name, expected in required.items():
         found = exports.get(name, "nothing")
         if expected != found:
-            problems.append(f"export {name}: expected {expected}, found {found}")
+            problems.append(f"export {name}: expected {expected}, found {_cut(found)}")
     return problems
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."
 
 
 def _listing(interfaces: Mapping[str, Interface]) -> dict[str, str]:

@@ -61,7 +61,7 @@ class RuntimeHost:
             timing=TIMING,
         )
         self.process = RuntimeProcess(plan)
-        self.process.kill = self.crash  # type: ignore[method-assign]  # no process here
+        self.process.kill = self._kill  # type: ignore[method-assign]  # no process here
         self.simulated = SimulatedRuntime(die=self.crash)
         self.crashes = 0
         self.reconciler: Reconciler | None = None
@@ -70,6 +70,10 @@ class RuntimeHost:
 
     def crash(self) -> None:
         self.crashes += 1
+        self._ended.set()
+
+    def _kill(self) -> None:
+        self.process._set_client(None)
         self._ended.set()
 
     async def run(self) -> None:

@@ -167,6 +167,7 @@ class BlobServer:
         context.load_cert_chain(pem)
         context.load_verify_locations(ca)
         context.verify_mode = ssl.CERT_OPTIONAL
+        self.context = context
         outer = self
 
         class Handler(_Handler):

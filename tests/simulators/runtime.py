@@ -59,10 +59,14 @@ class Loaded:
 
 
 class SimulatedRuntime(RuntimeControlServicer):
-    """The state machine prepared, serving, previous. `die` ends the process."""
+    """The state machine prepared, serving, previous. `die` ends the process.
+
+    `refusals` are statuses by method, one for each of its next calls.
+    """
 
     def __init__(self, *, die: Callable[[], None]) -> None:
         self._die = die
+        self.refusals: dict[str, list[grpc.StatusCode]] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -77,10 +81,12 @@ class SimulatedRuntime(RuntimeControlServicer):
         self, request: PrepareRequest, context: Context
     ) -> PrepareResponse:
         self.prepares.append(request.generation)
+        await self._obey("Prepare", context)
         configs = {}
         for workload in request.workloads:
             for artifact in (workload.component, workload.model, workload.config):
-                data = (Path(request.cas_directory) / artifact.sha256).read_bytes()
+                path = Path(request.cas_directory) / artifact.sha256
+                data = path.read_bytes() if path.exists() else b""
                 if hashlib.sha256(data).hexdigest() != artifact.sha256:
                     await _refuse(context, "DATA_LOSS", workload.name, "bytes differ")
             configs[workload.name] = json.loads(data)
@@ -108,7 +114,7 @@ class SimulatedRuntime(RuntimeControlServicer):
     async def Revert(  # noqa: N802
         self, request: GenerationRequest, context: Context
     ) -> ActivateResponse:
-        del context
+        await self._obey("Revert", context)
         if self.serving is not None and self.serving.number == request.generation:
             self.serving, self.previous = self.previous, None
         return ActivateResponse(workloads=self._statuses())
@@ -136,6 +142,10 @@ class SimulatedRuntime(RuntimeControlServicer):
                 providers=["CPUExecutionProvider"], runtime_versions="simulated 1"
             ),
         )
+
+    async def _obey(self, method: str, context: Context) -> None:
+        if refusals := self.refusals.get(method):
+            await context.abort(refusals.pop(0), "not today")
 
     async def _end(self) -> NoReturn:
         """Die without an answer."""

@@ -49,19 +49,23 @@ class ThreadedModel:
 class OddModel:
     """Fails as its name says: loading, busy, broken, odd-output, or stuck.
 
-    `stuck` answers once `release` is set; `asked` is set when a request reaches it.
+    `stuck` answers once `release` is set; `asked` is set when a request reaches it, and
+    `gone` when it was cancelled. `swapped` becomes version 2 while it answers, as
+    `says` says.
     """
 
     platform = "test"
-    version = "1"
     inputs = NUMBER
     outputs = NUMBER
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.version = "1"
+        self.says = ""
         self.ready = name != "loading"
         self.asked = asyncio.Event()
         self.release = asyncio.Event()
+        self.gone = asyncio.Event()
 
     async def infer(
         self,
@@ -78,5 +82,15 @@ class OddModel:
             raise RuntimeError("secret detail")
         if self.name == "odd-output":
             return Inference(outputs=[("x", np.zeros(1, dtype=np.complex64))])
-        await self.release.wait()
-        return Inference(outputs=list(inputs.items()))
+        if self.name == "swapped":
+            self.version = "2"
+        else:
+            await self._released()
+        return Inference(outputs=list(inputs.items()), version=self.says)
+
+    async def _released(self) -> None:
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.gone.set()
+            raise

@@ -5,7 +5,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from kedge_controlplane.runtime import ServerInfo, serve
-from kedge_controlplane.settings import read_settings
+from kedge_controlplane.settings import Limits, read_settings
 from tests.simulators.enrolled_device import Identity, csr_pem, key_pem, new_key
 
 START_S = 20.0
@@ -72,11 +72,14 @@ class Client:
 
 
 @asynccontextmanager
-async def running_server(data: Path) -> AsyncIterator[Client]:
+async def running_server(
+    data: Path, *, limits: Limits | None = None
+) -> AsyncIterator[Client]:
     """Start a server on `data`, and stop it in order."""
     settings = read_settings(
         data=data, listen="127.0.0.1:0", gateway="127.0.0.1:0", environment={}
     )
+    settings = replace(settings, limits=limits or settings.limits)
     stop = asyncio.Event()
     started: asyncio.Queue[ServerInfo] = asyncio.Queue()
     async with asyncio.TaskGroup() as tasks:

@@ -50,7 +50,17 @@ class Imports:
         *,
         functions: Mapping[str, Mapping[str, Callable[..., Any]]],
         drops: Mapping[str, Drop],
+        check_time: Callable[[], None],
     ) -> None:
+        """Link them.
+
+        Args:
+            engine: Wasmtime's.
+            functions: By interface and item.
+            drops: What to call with the number of a dropped resource, by its item.
+            check_time: Called before and after each function; refuses when the
+                request's time is over.
+        """
         self._callbacks: Final[list[Any]] = []
         self.linker: Final = Linker(engine)
         with self.linker.root() as root:
@@ -60,7 +70,9 @@ class Imports:
                 with root.add_instance(interface) as instance:
                     for item, kind in items.items():
                         if isinstance(kind, Func):
-                            self._add(instance, item, kind, functions[interface][item])
+                            function = functions[interface][item]
+                            call = _guarded(item, kind, function, check_time)
+                            self._add(instance, item, call)
                         elif kind == RESOURCE:
                             self._add_resource(instance, item, drops[item])
 
@@ -72,10 +84,8 @@ class Imports:
         self.linker.close()
         self._callbacks.clear()
 
-    def _add(
-        self, instance: Any, item: str, kind: Func, function: Callable[..., Any]
-    ) -> None:
-        callback = c.wasmtime_component_func_callback_t(_guarded(item, kind, function))
+    def _add(self, instance: Any, item: str, call: Callable[..., int]) -> None:
+        callback = c.wasmtime_component_func_callback_t(call)
         self._callbacks.append(callback)
         name = item.encode()
         error = c.wasmtime_component_linker_instance_add_func(
@@ -106,7 +116,12 @@ class Imports:
             raise CallError(error_text(error))
 
 
-def _guarded(item: str, kind: Func, function: Callable[..., Any]) -> Callable[..., int]:
+def _guarded(
+    item: str,
+    kind: Func,
+    function: Callable[..., Any],
+    check_time: Callable[[], None],
+) -> Callable[..., int]:
     """A host function as C calls it: nothing but 0 or an error comes out."""
     lifters = tuple(lifter(param) for _, param in kind.params)
     lower = None if kind.result is None else lowerer(kind.result)
@@ -117,7 +132,9 @@ def _guarded(item: str, kind: Func, function: Callable[..., Any]) -> Callable[..
     ) -> int:
         try:
             values = [lift(args[i], context) for i, lift in enumerate(lifters)]
+            check_time()  # epochs stop a component at loops and calls, not in here
             answer = function(*values)
+            check_time()
             if lower is not None:
                 lower(results[0], answer, context)
         except Refusal as refusal:
@@ -133,7 +150,8 @@ def _guarded(item: str, kind: Func, function: Callable[..., Any]) -> Callable[..
 
 
 def _new_error(message: str) -> int:
-    error = c.wasmtime_error_new(message.encode().replace(b"\0", b"") + b"\0")
+    text = message.encode(errors="replace").replace(b"\0", b"")
+    error = c.wasmtime_error_new(text + b"\0")
     return ctypes.cast(error, ctypes.c_void_p).value or 0
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One Wasmtime engine for a runtime process: it compiles, and measures time.
 
-Time is counted in epochs: a thread adds one every tick while a request is admitted, and
-a store whose deadline has come is stopped at its next loop or call. Without requests
-the thread sleeps and costs nothing. The engine is used from many threads; compiling
-blocks.
+Time is counted in epochs: while a request is admitted, a thread wakes every tick and
+adds what has passed, which on a busy device is more than a tick. A store whose deadline
+has come is stopped at its next loop or call. Without requests the thread sleeps and
+costs nothing. The engine is used from many threads; compiling blocks.
 
     parked --first request admitted--> ticking --a tick without requests--> parked
 """
@@ -22,7 +22,7 @@ from kedge_wire.inspection import compile_component
 from kedge_wire.world import WorldError
 
 TICK_S: Final = 0.005
-"""How much later than its deadline a component may be stopped."""
+"""How much later than its deadline a component may be stopped, if a core is free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,23 @@ class CompiledComponent:
     component: Any
 
 
+class EpochCount:
+    """How many epochs are due, by the time that really passed."""
+
+    def __init__(self) -> None:
+        self._counted_until = 0.0
+
+    def begin(self, now: float) -> None:
+        """Count from `now` on."""
+        self._counted_until = now
+
+    def due(self, now: float) -> int:
+        """Epochs to add. What is less than a tick counts next time, never early."""
+        epochs = int((now - self._counted_until) / TICK_S)
+        self._counted_until += epochs * TICK_S
+        return epochs
+
+
 class ComponentEngine:
     """Owns the engine and its clock."""
 
@@ -41,6 +58,7 @@ class ComponentEngine:
         config.epoch_interruption = True
         self.engine: Final = Engine(config)
         self._changed: Final = threading.Condition()
+        self._count: Final = EpochCount()
         self._admitted = 0
         self._closed = False
         self._ticker: Final = threading.Thread(
@@ -61,11 +79,14 @@ class ComponentEngine:
         return CompiledComponent(engine=self, component=component)
 
     def admit(self) -> None:
-        """A request begins: time runs."""
+        """A request begins: time runs, and what passed before it is counted."""
         with self._changed:
             self._admitted += 1
             if self._admitted == 1:
+                self._count.begin(time.monotonic())
                 self._changed.notify()
+            else:
+                self._advance()
 
     def release(self) -> None:
         """A request is over."""
@@ -81,9 +102,12 @@ class ComponentEngine:
 
     def _tick(self) -> None:
         while self._wait_for_request():
-            time.sleep(
-                TICK_S
-            )  # never shorter: an early epoch would be an early deadline
+            time.sleep(TICK_S)
+            with self._changed:
+                self._advance()
+
+    def _advance(self) -> None:
+        for _ in range(self._count.due(time.monotonic())):
             self.engine.increment_epoch()
 
     def _wait_for_request(self) -> bool:

@@ -34,7 +34,7 @@ from kedge_agent.errors import (
 )
 from kedge_agent.host.inference import Models
 from kedge_agent.host.log import GuestLog
-from kedge_agent.host.refusal import Refusal
+from kedge_agent.host.refusal import Refusal, exhausted
 from kedge_agent.host.tensors import TensorLimits, Tensors, TensorTable
 from kedge_agent.inference.base import LoadedModel
 from kedge_agent.inference.datatypes import datatype_of
@@ -50,9 +50,6 @@ from kedge_wire.world import (
 )
 
 NamedArray = tuple[str, np.ndarray]
-
-MAX_ABANDONED: Final = 65_536
-"""Handles never dropped cost a few bytes each; above this the instance is replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +80,7 @@ class Instance:
             ComponentError: It asks for more than the limits, or traps at once.
         """
         self.broken = False
+        self._deadline = deadline
         self._engine: Final = compiled.engine
         self._table: Final = TensorTable(limits.tensors)
         self._models: Final = Models(models, self._table)
@@ -94,6 +92,7 @@ class Instance:
                 LOG: log.functions(),
             },
             drops={"tensor": self._table.drop, "model": self._models.drop},
+            check_time=self._check_time,
         )
         self._store: Final = Store(compiled.engine.engine)
         limit_store(self._store, memory_bytes=limits.memory_bytes)
@@ -128,8 +127,13 @@ class Instance:
         """Hand over the configuration.
 
         Raises:
-            ConfigError: The component refuses it; what it had before stays in force.
+            ConfigError: It is no Unicode, or the component refuses it; what it had
+                before stays in force.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:
+            raise ConfigError(f"config: expected Unicode ({exc})") from exc
         with self._timed(deadline):
             try:
                 self._configure(text)
@@ -204,10 +208,10 @@ class Instance:
         left = deadline - time.monotonic()
         if left <= 0:
             raise OverloadedError("time: the request's time was over before it began")
-        self._models.deadline = deadline
-        self._store.set_epoch_deadline(ticks(left))
-        self._engine.admit()
+        self._deadline = deadline
+        self._engine.admit()  # before: it brings the count of epochs up to date
         try:
+            self._store.set_epoch_deadline(ticks(left))
             yield
         except Refusal as refusal:
             raise refusal.as_request_error() from refusal
@@ -219,8 +223,12 @@ class Instance:
         finally:
             self._engine.release()
             self._table.clear()
-            if self._table.abandoned > MAX_ABANDONED:
+            if self._table.worn_out or self._models.worn_out:
                 self.broken = True
+
+    def _check_time(self) -> None:
+        if time.monotonic() >= self._deadline:
+            raise exhausted("the request's time is over")
 
 
 def _check_text(parameters: list[tuple[str, str]]) -> None:

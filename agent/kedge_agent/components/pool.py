@@ -22,7 +22,13 @@ import numpy as np
 from kedge_agent.components.engine import CompiledComponent
 from kedge_agent.components.instance import Instance, InstanceLimits, NamedArray
 from kedge_agent.components.worker import Job, Worker
-from kedge_agent.errors import ComponentError, OverloadedError, RequestError
+from kedge_agent.errors import (
+    ComponentError,
+    GuestError,
+    OverloadedError,
+    RequestError,
+    TrapError,
+)
 from kedge_agent.host.log import GuestLog
 from kedge_agent.inference.base import LoadedModel
 from kedge_wire.world import ComponentMetadata
@@ -32,6 +38,9 @@ MAX_WAITING: Final = 64
 
 START_S: Final = 30.0
 """For instantiating and configuring: interpreters take seconds."""
+
+HEALTH_S: Final = 5.0
+"""How long a question about health waits for an instance, and how long it may run."""
 
 OVERTIME_S: Final = 5.0
 """How long a caller waits past its deadline for a model, which cannot be stopped."""
@@ -110,12 +119,26 @@ class InstancePool:
         return await self._submit(call, time_s=self._wall_time_s)
 
     async def health(self) -> None:
-        """Return if an instance says that it can serve.
+        """Return if an instance says that it can serve. Waits behind requests.
 
         Raises:
-            RequestError: It cannot, says why, or is too busy to say.
+            OverloadedError: Every instance is busy: nothing is known.
+            GuestError: It says that it cannot, or did not answer in its time.
+            TrapError: It trapped.
         """
-        await self._submit(_health, time_s=self._wall_time_s)
+
+        def ask(instance: Instance, deadline: float) -> None:
+            if time.monotonic() >= deadline:
+                raise OverloadedError("health: every instance is busy")
+            try:
+                # Its own time begins now: waiting is not the component's fault.
+                instance.health(deadline=time.monotonic() + HEALTH_S)
+            except TrapError:
+                raise
+            except RequestError as exc:
+                raise GuestError(f"health: {exc}") from exc
+
+        await self._submit(ask, time_s=HEALTH_S)
 
     async def close(self) -> None:
         """Refuse new requests, answer those admitted, free the instances."""
@@ -169,15 +192,12 @@ class InstancePool:
             deadline=deadline,
         )
         try:
-            self._metadata = instance.metadata(deadline=deadline)
             instance.configure(self._config, deadline=deadline)
+            # Only now: configuration decides sizes and names.
+            self._metadata = instance.metadata(deadline=deadline)
         except BaseException as exc:
             instance.close()
             if isinstance(exc, RequestError):
                 raise ComponentError(f"component: cannot be started: {exc}") from exc
             raise
         return instance
-
-
-def _health(instance: Instance, deadline: float) -> None:
-    instance.health(deadline=deadline)

@@ -334,7 +334,8 @@ def _lower_ok(lower_payload: Lower) -> Lower:
 def lower_refusal(value: Any, refusal: Refusal) -> None:
     """Fill a `result<_, error>` with an error."""
     message = _VAL()
-    _lower_text(message, str(refusal), None)
+    # Raised below the last handler: it must not fail on whatever the message quotes.
+    _lower_text(message, str(refusal).encode(errors="replace").decode(), None)
     variant = _VAL()
     variant.kind = _VARIANT
     variant.of.variant.discriminant = _name(refusal.reason)

@@ -2,8 +2,9 @@
 """A thread that owns one instance at a time, for its whole life.
 
 Requests come through a queue, answers go back to the caller's event loop. A thread ends
-at `None` in its queue, and closes its instance last. It has no other way to end: what a
-request raises is its answer.
+at `None` in its queue, and closes its instance last. It has no other way to end, so
+every job is answered: what a request raises is its answer, and what making the next
+instance raises is logged and tried again at the next request.
 """
 
 import asyncio
@@ -109,17 +110,19 @@ class Worker:
         if self._instance is None:
             try:
                 self._instance = self._make()
-            except AgentError as exc:
+            except Exception as exc:
                 raise TrapError(f"component: cannot be started again: {exc}") from exc
         return self._instance
 
     def _replace(self, broken: Instance) -> None:
+        # The next request tries again; what worked before may work again.
         self._instance = None
-        broken.close()
         try:
+            broken.close()
             self._instance = self._make()
         except AgentError as exc:
-            # The next request tries again; what worked before may work again.
             logger.warning("instance.not_replaced: %s: %s", self._name, exc)
+        except Exception:  # the thread's last frame: jobs still wait for it
+            logger.exception("instance.not_replaced: %s", self._name)
         else:
             logger.info("instance.replaced: %s", self._name)

@@ -5,7 +5,6 @@ A handle stands for a grant, not for memory: models are loaded before any compon
 runs, and are shared by its instances. Used on the thread of one store.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from kedge_agent.errors import (
     OverloadedError,
 )
 from kedge_agent.host.refusal import Reason, Refusal, exhausted, invalid
-from kedge_agent.host.tensors import TensorTable
+from kedge_agent.host.tensors import MAX_NUMBER, WORN_OUT, TensorTable
 from kedge_agent.inference.base import LoadedModel
 from kedge_agent.inference.datatypes import datatype_of
 
@@ -40,8 +39,11 @@ class Models:
         self._table: Final = table
         self._open: dict[int, LoadedModel] = {}
         self._last = 0
-        self.deadline = float("inf")
-        """When the request's time is over (monotonic); set for each request."""
+
+    @property
+    def worn_out(self) -> bool:
+        """Whether the numbers behind handles are about to run out."""
+        return self._last > WORN_OUT
 
     def functions(self) -> Mapping[str, Any]:
         """Functions by their item name in the interface."""
@@ -60,6 +62,8 @@ class Models:
             )
         if len(self._open) >= MAX_OPEN:
             raise exhausted(f"models: expected at most {MAX_OPEN} open handles")
+        if self._last >= MAX_NUMBER:
+            raise exhausted("models: the numbers of this instance are used up")
         self._last += 1
         self._open[self._last] = model
         return self._last
@@ -73,17 +77,11 @@ class Models:
         if len(named) != len(arrays):
             names = ", ".join(name for name, _ in arrays)
             raise invalid(f"inputs: expected each name once, found {names}")
-        self._check_time()
         outputs = self._run(self._open[number], named)
-        self._check_time()
         return [
             (name, self._table.add(_typed(name, array)))
             for name, array in outputs.items()
         ]
-
-    def _check_time(self) -> None:
-        if time.monotonic() >= self.deadline:
-            raise exhausted("the request's time is over")
 
     def _run(
         self, model: LoadedModel, inputs: Mapping[str, np.ndarray]

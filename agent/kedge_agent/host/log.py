@@ -25,8 +25,11 @@ _LEVELS: Final[Mapping[str, int]] = {
     "warn": logging.WARNING,
     "error": logging.ERROR,
 }
-_CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F)}
-"""A line stays one line, whatever the component writes."""
+_CONTROL: Final = {
+    **{code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))},
+    **{code: f"\\u{code:04x}" for code in (0x2028, 0x2029)},
+}
+"""What terminals and log readers obey, or take for the end of a line."""
 
 
 class GuestLog:
@@ -60,7 +63,12 @@ class GuestLog:
         if dropped:
             self._report(dropped)
         logger.log(
-            _LEVELS[level], "guest: %s", _one_line(message), extra=dict(self._fields)
+            _LEVELS[level],
+            "guest: tenant=%s workload=%s: %s",
+            self._fields["tenant"],
+            self._fields["workload"],
+            one_line(message),
+            extra=dict(self._fields),
         )
 
     def close(self) -> None:
@@ -79,12 +87,15 @@ class GuestLog:
 
     def _report(self, dropped: int) -> None:
         logger.warning(
-            "guest.log_dropped: %d lines",
+            "guest.log_dropped: tenant=%s workload=%s: %d lines",
+            self._fields["tenant"],
+            self._fields["workload"],
             dropped,
             extra={**self._fields, "dropped": dropped},
         )
 
 
-def _one_line(message: str) -> str:
-    cut = message.encode()[:MAX_LINE_BYTES].decode(errors="ignore")
+def one_line(message: str) -> str:
+    """Text of a component as it may go into the log: cut, and on one line."""
+    cut = message.encode(errors="replace")[:MAX_LINE_BYTES].decode(errors="ignore")
     return cut.translate(_CONTROL)

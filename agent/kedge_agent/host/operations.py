@@ -18,6 +18,9 @@ from kedge_agent.inference.datatypes import DTYPES, datatype_of
 from kedge_wire.world import DATATYPES
 
 MAX_RANK: Final = 16
+SORTED_AT_ONCE: Final = 65_536
+"""Elements: rows up to so many are sorted whole, as many rows together as fit."""
+
 _LENGTH: Final = struct.Struct("<I")
 _FP32: Final = DTYPES["FP32"]
 _ELEMENT_TYPES: Final = {datatype: name for name, datatype in DATATYPES.items()}
@@ -38,7 +41,7 @@ def from_bytes(shape: Sequence[int], element: str, data: bytes) -> np.ndarray:
     """Make an array of `shape` from little-endian, row-major bytes."""
     count = _count(shape)
     if element == "bytes":
-        return _split(data, count).reshape(shape)
+        return _shaped(_split(data, count), shape)
     dtype = DTYPES[DATATYPES[element]]
     expected = count * dtype.itemsize
     if len(data) != expected:
@@ -46,7 +49,7 @@ def from_bytes(shape: Sequence[int], element: str, data: bytes) -> np.ndarray:
             f"data: expected {expected} bytes for {element}{list(shape)}, "
             f"found {len(data)}"
         )
-    return np.frombuffer(data, dtype=dtype).reshape(shape)
+    return _shaped(np.frombuffer(data, dtype=dtype), shape)
 
 
 def to_bytes(array: np.ndarray) -> bytes:
@@ -69,8 +72,7 @@ def reshape(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
             f"shape: expected {array.size} elements as in {list(array.shape)}, "
             f"found {list(shape)}"
         )
-    result: np.ndarray = array.reshape(shape)
-    return result
+    return _shaped(array, shape)
 
 
 def transpose(array: np.ndarray, axes: Sequence[int]) -> np.ndarray:
@@ -112,30 +114,70 @@ def top_k(array: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
     Of equal ones the lower index comes first; NaN comes last.
     """
+    last = _last_size(array, k)
+    rows = _numeric(array).reshape(-1, last)
+    order = np.empty((len(rows), k), dtype=DTYPES["INT64"])
+    step = max(1, SORTED_AT_ONCE // last)
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        order[part] = _smallest(_reversed(rows[part]), k)
+    values = np.take_along_axis(rows, order, axis=-1)
+    shape = (*array.shape[:-1], k)
+    with np.errstate(all="ignore"):
+        return values.astype(_FP32).reshape(shape), order.reshape(shape)
+
+
+def top_k_bytes(array: np.ndarray, k: int) -> int:
+    """What `top_k` takes at its peak, beside its operand; its answers are in it."""
+    last = _last_size(array, k)
+    copied = 0 if array.flags.c_contiguous else array.nbytes
+    sorting = min(array.size, max(last, SORTED_AT_ONCE)) * (2 * array.itemsize + 16)
+    answers = array.size // last * k * (array.itemsize + 12)
+    return copied + sorting + answers + k * 32
+
+
+def _last_size(array: np.ndarray, k: int) -> int:
     last = array.shape[-1] if array.ndim else 0
     if not 0 < k <= last:
         raise invalid(f"k: expected 1 to {last}, found {k}")
-    order = _descending(_numeric(array))[..., :k]
-    values = np.take_along_axis(array, order, axis=-1)
-    with np.errstate(all="ignore"):
-        return values.astype(_FP32), order.astype(DTYPES["INT64"])
+    return last
 
 
-def _descending(array: np.ndarray) -> np.ndarray:
-    if array.dtype.kind == "f":
-        return np.argsort(-array, axis=-1, kind="stable")
-    # Integers have no safe negation. Sorting them backwards, then turning the order
-    # round, also leaves equal ones in their order.
-    last = array.shape[-1] - 1
-    ascending = np.argsort(array[..., ::-1], axis=-1, kind="stable")
-    order: np.ndarray = last - ascending[..., ::-1]
-    return order
+def _reversed(array: np.ndarray) -> np.ndarray:
+    """Keys that sort the other way; NaN stays last, no integer overflows."""
+    result: np.ndarray = -array if array.dtype.kind == "f" else ~array
+    return result
+
+
+def _smallest(keys: np.ndarray, k: int) -> np.ndarray:
+    """Indices of the `k` smallest of each row, in order, of equal ones the lower."""
+    if keys.size <= SORTED_AT_ONCE:
+        return np.argsort(keys, axis=-1, kind="stable")[:, :k]
+    (row,) = keys  # a long row comes alone: sorting it whole would take it 16 times
+    bound = np.partition(row, k - 1)[k - 1]
+    if np.isnan(bound):
+        less, equal = ~np.isnan(row), np.isnan(row)
+    else:
+        less, equal = row < bound, row == bound
+    first = np.flatnonzero(less)
+    first = first[np.argsort(row[first], kind="stable")]
+    rest = np.flatnonzero(equal)[: k - len(first)]
+    return np.concatenate([first, rest])[np.newaxis]
 
 
 def _count(shape: Sequence[int]) -> int:
     if len(shape) > MAX_RANK:
         raise invalid(f"shape: expected at most {MAX_RANK} sizes, found {len(shape)}")
     return math.prod(shape)
+
+
+def _shaped(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Give a shape of as many elements; no elements may still be too many bytes."""
+    try:
+        result: np.ndarray = array.reshape(shape)
+    except ValueError as exc:
+        raise invalid(f"shape: expected one that NumPy can hold ({exc})") from exc
+    return result
 
 
 def _split(data: bytes, count: int) -> np.ndarray:

@@ -5,7 +5,8 @@ A table maps the number behind a handle to an array. It belongs to one store, is
 that store's thread only, and goes with it: Wasmtime runs no destructors when a store is
 dropped. Within a request, count and bytes are bounded; at its end everything left is
 freed, and a handle that the component still holds means nothing from then on, because
-numbers are never used twice.
+numbers are never used twice: Wasmtime keeps 32 bits of them, so the table refuses when
+they run out, and the instance is replaced long before.
 
 Bytes are counted per tensor, though a reshaped one shares its memory with another: the
 bound is on what a component can make us keep, not on what it happens to cost.
@@ -23,8 +24,14 @@ from kedge_agent.host.refusal import exhausted, invalid
 MAX_COPIED_BYTES: Final = 1024 * 1024
 """What `create` and `read` move: each element of a list crosses as 32 bytes."""
 
+MAX_NUMBER: Final = 2**32 - 1
+WORN_OUT: Final = MAX_NUMBER // 2
+"""From here on a request may still end; the next one gets a new instance."""
+
+MAX_ABANDONED: Final = 65_536
+"""Handles never dropped cost a few bytes each; above this the instance is replaced."""
+
 _FP32_BYTES: Final = 4
-_INT64_BYTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +56,11 @@ class TensorTable:
     def __len__(self) -> int:
         return len(self._arrays)
 
+    @property
+    def worn_out(self) -> bool:
+        """Whether the instance should be replaced before the next request."""
+        return self.abandoned > MAX_ABANDONED or self._last > WORN_OUT
+
     def add(self, array: np.ndarray) -> int:
         """Keep an array, and answer its number.
 
@@ -59,6 +71,8 @@ class TensorTable:
         if len(self._arrays) >= self._limits.count:
             raise exhausted(f"tensors: expected at most {self._limits.count} at a time")
         self.check_room(size)
+        if self._last >= MAX_NUMBER:
+            raise exhausted("tensors: the numbers of this instance are used up")
         self._last += 1
         self._arrays[self._last] = (array, size)
         self._bytes += size
@@ -156,7 +170,9 @@ class Tensors:
         return self._table.add(operations.softmax(array, axis))
 
     def _top_k(self, number: int, k: int) -> tuple[int, int]:
-        values, indices = operations.top_k(self._operand(number, _INT64_BYTES), k)
+        array = self._table.get(number)
+        self._table.check_room(operations.top_k_bytes(array, k))
+        values, indices = operations.top_k(array, k)
         return self._table.add(values), self._table.add(indices)
 
     def _operand(self, number: int, result_bytes: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from kedge_agent.inference.onnx import OnnxBackend
 from kedge_agent.parent import die_with_parent
 from kedge_agent.runtime.control import Control
 from kedge_agent.runtime.generations import Generations
-from kedge_agent.runtime.triple import Loader
+from kedge_agent.runtime.loader import Loader
 from kedge_agent.serving.grpc import serve_grpc
 from kedge_agent.serving.http import HttpApp
 from kedge_agent.serving.http_server import serve_http

@@ -2,7 +2,8 @@
 """The supervisor's door to this process: RuntimeControl on a Unix socket.
 
 Errors travel as a gRPC status whose trailing metadata carries the serialised Failure,
-so that the supervisor reports exactly what was wrong with what.
+so that the supervisor reports exactly what was wrong with what. No call waits for a
+request of a client.
 """
 
 import importlib.metadata
@@ -13,7 +14,8 @@ from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 import grpc
 
-from kedge_agent.errors import AgentError, LocalError
+from kedge_agent.errors import AgentError, LocalError, OutOfMemoryError
+from kedge_agent.host.log import one_line
 from kedge_agent.inference.base import Backend
 from kedge_agent.runtime.generations import Generations
 from kedge_wire.v1.report_pb2 import Failure
@@ -31,6 +33,12 @@ from kedge_wire.v1.runtime_pb2_grpc import RuntimeControlServicer
 logger = logging.getLogger(__name__)
 
 FAILURE_KEY: Final = "kedge-failure-bin"
+
+MAX_MESSAGE_BYTES: Final = 3072
+MAX_ELEMENT_BYTES: Final = 512
+"""Trailing metadata above 8 KiB may be lost, and with it what was wrong; the encoding
+makes it larger.
+"""
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
@@ -81,10 +89,10 @@ class Control(RuntimeControlServicer):
     async def GetStatus(  # noqa: N802
         self, request: StatusRequest, context: Context
     ) -> StatusResponse:
-        del request
+        del request, context
         return StatusResponse(
             serving_generation=self._generations.serving_number,
-            workloads=await _answer(self._generations.status(), context),
+            workloads=self._generations.status(),
             facts=self._facts,
         )
 
@@ -95,23 +103,31 @@ async def _answer(work: Awaitable[T], context: Context) -> T:
     except AgentError as exc:
         await _abort(exc, context)
     except MemoryError as exc:
-        await _abort(LocalError(f"out of memory: {exc}"), context)
+        await _abort(OutOfMemoryError(f"runtime: out of memory: {exc}"), context)
+    except Exception as exc:  # the process's edge: a bug, reported as one
+        logger.exception("control.failed")
+        error = LocalError(f"runtime: unexpected {type(exc).__name__}: {exc}")
+        await _abort(error, context)
 
 
 async def _abort(error: AgentError, context: Context) -> NoReturn:
     failure = Failure(
         component="runtime",
-        element=error.element,
+        element=_cut(error.element, MAX_ELEMENT_BYTES),
         code=error.code,
-        message=str(error),
+        message=_cut(str(error), MAX_MESSAGE_BYTES),
     )
-    logger.warning("control.refused: %s: %s", error.element, error)
+    logger.warning("control.refused: %s: %s", failure.element, one_line(str(error)))
     await context.abort(
         grpc.StatusCode[error.code],
-        str(error),
+        _cut(str(error), MAX_ELEMENT_BYTES),
         ((FAILURE_KEY, failure.SerializeToString()),),
     )
     raise AssertionError("abort returned")
+
+
+def _cut(text: str, size: int) -> str:
+    return text.encode(errors="replace")[:size].decode(errors="ignore")
 
 
 def _versions() -> str:

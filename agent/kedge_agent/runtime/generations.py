@@ -10,10 +10,15 @@ On the event loop only. A swap is one assignment per workload between two instru
 of the loop, so a request sees the old triple or the new one, never a mixture. A
 workload that two generations share keeps its triple: it is reaped with the last of
 them.
+
+Only `prepare` takes long; an interrupted one changes nothing. Changes wait for one
+another, never for a request: what is reaped goes to the reaper, which waits for its
+requests. `status` waits for nothing.
 """
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +28,9 @@ from typing import Final
 import numpy as np
 
 from kedge_agent.errors import NotFoundError
-from kedge_agent.runtime.triple import Loader, Triple
+from kedge_agent.runtime.loader import Loader
+from kedge_agent.runtime.reaper import Reaper
+from kedge_agent.runtime.triple import Triple
 from kedge_agent.serving.catalogue import Inference, Served
 from kedge_wire.statement import TensorSpec
 from kedge_wire.v1.order_pb2 import Workload
@@ -44,6 +51,7 @@ class ServedWorkload:
     def __init__(self, triple: Triple) -> None:
         self.triple = triple
         self.swap_micros = 0
+        """The last swap of its triple: the time in which the loop served nobody."""
         self.platform: Final = "kedge_component"
 
     @property
@@ -64,7 +72,7 @@ class ServedWorkload:
 
     @property
     def ready(self) -> bool:
-        return True
+        return self.triple.ready
 
     async def infer(
         self,
@@ -82,6 +90,7 @@ class Generations:
 
     def __init__(self, loader: Loader) -> None:
         self._loader: Final = loader
+        self._reaper: Final = Reaper()
         self._prepared: Generation | None = None
         self._serving: Generation | None = None
         self._previous: Generation | None = None
@@ -103,19 +112,20 @@ class Generations:
 
         Raises:
             PeerDataError: One of its kinds. Then nothing of it stays loaded.
+            LocalError: This device cannot load it now; likewise.
         """
         async with self._changing:
             held = (self._prepared, self._serving)
             if any(g is not None and g.number == number for g in held):
                 return 0
             started = time.perf_counter()
-            await self._reap_prepared()
+            self._reap_prepared()
             triples: dict[str, Triple] = {}
             try:
                 for workload in workloads:
                     triples[workload.name] = await self._triple(workload, cas)
             except BaseException:
-                await self._reap(Generation(number=number, triples=triples))
+                self._reap(Generation(number=number, triples=triples))
                 raise
             self._prepared = Generation(number=number, triples=triples)
             return round((time.perf_counter() - started) * 1000)
@@ -141,8 +151,8 @@ class Generations:
                 self.activated.set()
                 logger.info("generation.activated: generation=%d", number)
                 if stale is not None:
-                    await self._reap(stale)
-        return await self.status()
+                    self._reap(stale)
+            return self.status()
 
     async def revert(self, number: int) -> list[WorkloadStatus]:
         """Let the generation before `number` serve again; `number` is reaped."""
@@ -156,35 +166,33 @@ class Generations:
                     number,
                     self.serving_number,
                 )
-                await self._reap(abandoned)
-        return await self.status()
+                self._reap(abandoned)
+            return self.status()
 
     async def discard(self, number: int) -> None:
         """Free a prepared generation that is not wanted, or the previous one."""
         async with self._changing:
             if self._prepared is not None and self._prepared.number == number:
-                await self._reap_prepared()
+                self._reap_prepared()
             if self._previous is not None and self._previous.number == number:
                 gone, self._previous = self._previous, None
-                await self._reap(gone)
+                self._reap(gone)
 
-    async def status(self) -> list[WorkloadStatus]:
-        """What serves now; `ready` as the component itself says."""
-        served = list(self._served.values())
-        ready = await asyncio.gather(*(one.triple.healthy() for one in served))
+    def status(self) -> list[WorkloadStatus]:
+        """What serves now; `ready` as the component itself said last."""
         return [
-            one.triple.status(ready=fine, swap_micros=one.swap_micros)
-            for one, fine in zip(served, ready, strict=True)
+            one.triple.status(swap_micros=one.swap_micros)
+            for one in self._served.values()
         ]
 
     async def close(self) -> None:
-        """Reap everything; for a graceful end."""
+        """Reap everything, and wait until it is done; for a graceful end."""
         async with self._changing:
             held = [self._prepared, self._serving, self._previous]
             self._prepared = self._serving = self._previous = None
             self._served = {}
-            for triple in {t for g in held if g for t in g.triples.values()}:
-                await triple.close()
+            self._reaper.reap({t for g in held if g for t in g.triples.values()})
+            await self._reaper.done()
 
     def names(self) -> list[str]:
         return sorted(self._served)
@@ -202,17 +210,21 @@ class Generations:
 
     def _assign(self, generation: Generation | None) -> None:
         """Swap. No await between its lines: the loop cannot run a request inside."""
+        started = time.perf_counter_ns()
         triples = generation.triples if generation else {}
+        swapped = []
         for name, triple in triples.items():
             served = self._served.get(name)
             if served is None:
                 self._served[name] = ServedWorkload(triple)
-                continue
-            started = time.perf_counter_ns()
-            served.triple = triple
-            served.swap_micros = max(1, (time.perf_counter_ns() - started) // 1000)
+            elif served.triple is not triple:
+                served.triple = triple
+                swapped.append(served)
         for name in self._served.keys() - triples.keys():
             del self._served[name]
+        micros = math.ceil((time.perf_counter_ns() - started) / 1000)
+        for served in swapped:
+            served.swap_micros = micros
 
     async def _triple(self, workload: Workload, cas: Path) -> Triple:
         for generation in (self._serving, self._previous):
@@ -221,17 +233,16 @@ class Generations:
                 return held
         return await self._loader.load(workload, cas)
 
-    async def _reap_prepared(self) -> None:
+    def _reap_prepared(self) -> None:
         gone, self._prepared = self._prepared, None
         if gone is not None:
-            await self._reap(gone)
+            self._reap(gone)
 
-    async def _reap(self, gone: Generation) -> None:
+    def _reap(self, gone: Generation) -> None:
         kept = {
             triple
             for generation in (self._prepared, self._serving, self._previous)
             if generation is not None
             for triple in generation.triples.values()
         }
-        for triple in set(gone.triples.values()) - kept:
-            await triple.close()
+        self._reaper.reap(set(gone.triples.values()) - kept)

@@ -1,147 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One loaded triple {component, model, config}: admit, drain, reap.
+"""One loaded triple {component, model, config}: serve, drain, reap.
 
-        load_triple
-            |
-        [admitting] --drain()--> [draining] --last request leaves--> close() -> [reaped]
-            ^                        |
-            +-------- readmit() -----+      (a revert)
+    [loaded] --begin--> [serving] --close--> [draining] --last request--> [closed]
 
-A triple is made on a thread and used on the event loop. Loading touches nothing that
-serves. The bytes that were hashed are the bytes that are loaded: each file is read
-once.
+Which triple gets a request is the generations' affair: a triple takes what it is given
+until it is closed, so one that lost its place still answers the requests inside, and a
+revert finds it as it was. `begin` asks the component for its health, and a task of the
+triple goes on asking until `close`. On the event loop only.
 """
 
 import asyncio
 import contextlib
-import hashlib
-import json
-import logging
-import os
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Final, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 import numpy as np
 
-from kedge_agent.components.engine import ComponentEngine
 from kedge_agent.components.pool import InstancePool
-from kedge_agent.errors import (
-    ConfigError,
-    CorruptArtifactError,
-    ModelError,
-    PeerDataError,
-    RequestError,
-)
-from kedge_agent.host.log import GuestLog
-from kedge_agent.inference.base import Backend, LoadedModel
-from kedge_agent.inference.datatypes import DTYPES
+from kedge_agent.errors import ModelError
+from kedge_agent.inference.base import LoadedModel
+from kedge_agent.runtime.health import Health
 from kedge_agent.serving.catalogue import Inference
-from kedge_wire.statement import Statement, StatementError, TensorSpec, mismatch
+from kedge_wire.statement import TensorSpec, mismatch
 from kedge_wire.v1.order_pb2 import Artifact, Workload
 from kedge_wire.v1.report_pb2 import WorkloadStatus
 
-logger = logging.getLogger(__name__)
-
-GRANTED_MODEL: Final = "default"
-"""The name under which a component opens its workload's own model."""
-
-DEFAULT_MEMORY_BYTES: Final = 64 * 1024 * 1024
-DEFAULT_WALL_TIME_MS: Final = 10_000
-DEFAULT_WARMUP_ITERATIONS: Final = 10
-MAX_CONFIG_BYTES: Final = 64 * 1024
-
-LOADER_NICE: Final = 10
-"""Compiling takes every core it gets; requests come first."""
-
-T = TypeVar("T")
-
-
-class Loader:
-    """Loads triples on one thread of its own, at a lower priority than serving."""
-
-    def __init__(self, *, engine: ComponentEngine, backend: Backend) -> None:
-        self._engine: Final = engine
-        self._backend: Final = backend
-        self._thread: Final = ThreadPoolExecutor(
-            1, thread_name_prefix="loader", initializer=_yield_to_serving
-        )
-
-    async def load(self, workload: Workload, cas: Path) -> "Triple":
-        """Load, check, configure and warm up a triple beside what runs.
-
-        Raises:
-            PeerDataError: One of its kinds, `element` naming the workload and artifact.
-        """
-        started = time.perf_counter()
-        model, pool = await self._aside(self._load_parts, workload, cas)
-        try:
-            await pool.start()
-            await self._aside(_warm_up, model, workload)
-        except BaseException:
-            await pool.close()
-            model.close()
-            raise
-        millis = round((time.perf_counter() - started) * 1000)
-        return Triple(workload=workload, model=model, pool=pool, prepare_millis=millis)
-
-    def close(self) -> None:
-        """Let the thread go; nothing is loading."""
-        self._thread.shutdown()
-
-    async def _aside(self, work: Callable[..., T], *arguments: object) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, work, *arguments)
-
-    def _load_parts(
-        self, workload: Workload, cas: Path
-    ) -> tuple[LoadedModel, InstancePool]:
-        component = _read(cas, workload.component)
-        model_bytes = _read(cas, workload.model)
-        config = _configuration(_read(cas, workload.config), workload)
-        with _about(workload, workload.component):
-            compiled = self._engine.compile(component)
-        with _about(workload, workload.model):
-            model = self._backend.load(
-                model_bytes,
-                providers=tuple(workload.inference.providers),
-                require_providers=tuple(workload.inference.require_providers),
-            )
-        limits = workload.limits
-        pool = InstancePool(
-            compiled,
-            models={GRANTED_MODEL: model},
-            config=config,
-            size=limits.pool_size or 1,
-            memory_bytes=limits.component_memory_bytes or DEFAULT_MEMORY_BYTES,
-            wall_time_s=(limits.wall_time_ms or DEFAULT_WALL_TIME_MS) / 1000,
-            log=GuestLog(tenant=workload.tenant, workload=workload.name),
-        )
-        return model, pool
-
 
 class Triple:
-    """Serves requests from one component pool and one model; on the event loop only."""
+    """Serves requests from one component pool and one model."""
 
     def __init__(
-        self,
-        *,
-        workload: Workload,
-        model: LoadedModel,
-        pool: InstancePool,
-        prepare_millis: int,
+        self, *, workload: Workload, model: LoadedModel, pool: InstancePool
     ) -> None:
+        """Check that they fit; the caller still owns model and pool if they do not.
+
+        Raises:
+            ModelError: The model is not what the component asks for.
+        """
         problem = mismatch(
             pool.metadata.model_inputs, model.inputs, side="inputs"
         ) or mismatch(pool.metadata.model_outputs, model.outputs, side="outputs")
         if problem is not None:
             raise ModelError(
-                f"model {_version(workload.model)} does not fit component "
-                f"{_version(workload.component)}: {problem}",
+                f"model {label(workload.model)} does not fit component "
+                f"{label(workload.component)}: {problem}",
                 element=f"{workload.name}/model",
             )
         self.workload: Final = workload
@@ -149,13 +51,15 @@ class Triple:
         self.outputs: Final[tuple[TensorSpec, ...]] = pool.metadata.returns
         self._model: Final = model
         self._pool: Final = pool
-        self._prepare_millis: Final = prepare_millis
+        self._health: Final = Health(pool, workload=workload.name)
+        self._watching: asyncio.Task[None] | None = None
+        self._prepare_millis = 0
         self._parameters: Final = {
-            "kedge_component": _version(workload.component),
+            "kedge_component": label(workload.component),
             "kedge_component_digest": workload.component.sha256,
-            "kedge_model": _version(workload.model),
+            "kedge_model": label(workload.model),
             "kedge_model_digest": workload.model.sha256,
-            "kedge_config": _version(workload.config),
+            "kedge_config": label(workload.config),
             "kedge_config_digest": workload.config.sha256,
             "kedge_provider": model.providers[0],
         }
@@ -164,6 +68,19 @@ class Triple:
         self._idle.set()
         self.requests = 0
         self.failures = 0
+
+    @property
+    def ready(self) -> bool:
+        """The component's last verdict about itself."""
+        return self._health.ready
+
+    async def begin(self, *, prepare_millis: int) -> None:
+        """Get the first verdict, whatever it is, and keep it fresh from now on."""
+        self._prepare_millis = prepare_millis
+        await self._health.ask()
+        self._watching = asyncio.create_task(
+            self._health.watch(), name=f"health-{self.workload.name}"
+        )
 
     async def infer(
         self, inputs: Mapping[str, np.ndarray], parameters: Mapping[str, str]
@@ -180,28 +97,22 @@ class Triple:
         (raw,) = inputs.values()
         with self._admitted():
             outputs = await self._pool.infer(raw, parameters)
-        return Inference(outputs=outputs, parameters=self._parameters)
-
-    async def healthy(self) -> bool:
-        """Ask the component whether it can serve."""
-        try:
-            await self._pool.health()
-        except RequestError as exc:
-            logger.warning("workload.unhealthy: %s: %s", self.workload.name, exc)
-            return False
-        return True
-
-    async def drained(self) -> None:
-        """Wait until no request is inside."""
-        await self._idle.wait()
+        return Inference(
+            outputs=outputs,
+            parameters=self._parameters,
+            version=self.workload.model.version,
+        )
 
     async def close(self) -> None:
-        """Reap: wait for the requests inside, then free instances and model."""
-        await self.drained()
+        """Wait for the requests inside, then free instances and model."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+        await self._idle.wait()
         await self._pool.close()
         self._model.close()
 
-    def status(self, *, ready: bool, swap_micros: int) -> WorkloadStatus:
+    def status(self, *, swap_micros: int) -> WorkloadStatus:
         workload = self.workload
         return WorkloadStatus(
             name=workload.name,
@@ -209,11 +120,11 @@ class Triple:
             component_sha256=workload.component.sha256,
             model_sha256=workload.model.sha256,
             config_sha256=workload.config.sha256,
-            component_version=_version(workload.component),
-            model_version=_version(workload.model),
-            config_version=_version(workload.config),
+            component_version=label(workload.component),
+            model_version=label(workload.model),
+            config_version=label(workload.config),
             providers=self._model.providers,
-            ready=ready,
+            ready=self.ready,
             requests=self.requests,
             failures=self.failures,
             last_swap_micros=swap_micros,
@@ -236,76 +147,6 @@ class Triple:
                 self._idle.set()
 
 
-def _yield_to_serving() -> None:
-    """Linux gives each thread a priority; Wasmtime's compiler threads inherit it."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADER_NICE)
-
-
-def _read(cas: Path, artifact: Artifact) -> bytes:
-    """Read once; what is hashed here is what gets loaded."""
-    path = cas / artifact.sha256
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as exc:
-        raise CorruptArtifactError(
-            f"artifact {_version(artifact)}: not in the store", element=artifact.sha256
-        ) from exc
-    found = hashlib.sha256(content).hexdigest()
-    if found != artifact.sha256 or len(content) != artifact.length:
-        raise CorruptArtifactError(
-            f"artifact {_version(artifact)}: expected {artifact.length} bytes of "
-            f"sha256 {artifact.sha256}, found {len(content)} of {found}",
-            element=artifact.sha256,
-        )
-    return content
-
-
-def _configuration(content: bytes, workload: Workload) -> str:
-    """Configuration of the component: the signed object, and the model's labels."""
-    if len(content) > MAX_CONFIG_BYTES:
-        raise ConfigError(
-            f"config: expected at most {MAX_CONFIG_BYTES} bytes, found {len(content)}",
-            element=f"{workload.name}/config",
-        )
-    try:
-        values = json.loads(content)
-        labels = Statement.from_bytes(workload.model.statement.payload).labels
-    except (ValueError, RecursionError, StatementError) as exc:
-        raise ConfigError(
-            f"config: expected JSON ({exc})", element=f"{workload.name}/config"
-        ) from exc
-    if not isinstance(values, dict):
-        raise ConfigError(
-            "config: expected a JSON object", element=f"{workload.name}/config"
-        )
-    if labels:
-        values.setdefault("labels", list(labels))
-    return json.dumps(values, ensure_ascii=False)
-
-
-def _warm_up(model: LoadedModel, workload: Workload) -> None:
-    """Let the runtime allocate and pick its kernels before a request waits for it."""
-    iterations = workload.limits.warmup_iterations or DEFAULT_WARMUP_ITERATIONS
-    zeros = {
-        spec.name: np.zeros([max(d, 1) for d in spec.shape], DTYPES[spec.datatype])
-        for spec in model.inputs
-        if spec.datatype != "BYTES"
-    }
-    if len(zeros) == len(model.inputs):
-        for _ in range(iterations):
-            model.run(zeros)
-
-
-@contextlib.contextmanager
-def _about(workload: Workload, artifact: Artifact) -> Iterator[None]:
-    """Name the workload and artifact in an error that does not yet."""
-    try:
-        yield
-    except PeerDataError as exc:
-        exc.element = exc.element or f"{workload.name}/{_version(artifact)}"
-        raise
-
-
-def _version(artifact: Artifact) -> str:
+def label(artifact: Artifact) -> str:
+    """Name an artifact and its version, as people write it."""
     return f"{artifact.name}@{artifact.version}"

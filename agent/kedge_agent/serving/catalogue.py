@@ -19,10 +19,15 @@ from kedge_wire.statement import TensorSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inference:
-    """One answer: outputs in order, and parameters about them (a digest, say)."""
+    """One answer: outputs in order, and parameters about them (a digest, say).
+
+    `version` is of the model that answered; empty, it is what `Served` said when it was
+    asked. Only who answers knows it where a `Served` changes its version.
+    """
 
     outputs: list[tuple[str, np.ndarray]]
     parameters: dict[str, str] = field(default_factory=dict)
+    version: str = ""
 
 
 class Served(Protocol):

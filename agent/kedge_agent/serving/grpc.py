@@ -7,7 +7,6 @@ caller's event loop. Leaving the context stops accepting and lets calls under wa
 finish.
 """
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -15,8 +14,8 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from kedge_agent.errors import AgentError, SettingsError
-from kedge_agent.serving.errors import message_to_caller
+from kedge_agent.errors import SettingsError
+from kedge_agent.serving.grpc_messages import BoundedMessages
 from kedge_agent.serving.oip_grpc import encode_answer, parse_request
 from kedge_agent.serving.service import (
     EXTENSIONS,
@@ -39,7 +38,21 @@ SPARE_CALLS: Final = 32
 
 MAX_METADATA_BYTES: Final = 16 * 1024
 
-logger = logging.getLogger(__name__)
+MAX_CONNECTIONS: Final = 256
+"""Each carries many calls."""
+
+IDLE_MS: Final = 60_000
+"""A connection without a call."""
+
+PING_MS: Final = 20_000
+"""Between pings. A client that answers none for as long again is gone."""
+
+AGE_MS: Final = 300_000
+"""Then a client is told to connect anew, which none notices, and `GRACE_MS` later its
+connection ends. Only that ends a call whose client does not read the answer."""
+
+GRACE_MS: Final = 60_000
+"""Longer than any call may take."""
 
 
 @asynccontextmanager
@@ -60,12 +73,19 @@ async def serve_grpc(
     limits = service.limits
     server = grpc.aio.server(
         options=[
-            ("grpc.max_receive_message_length", limits.body_bytes),
+            ("grpc.max_receive_message_length", limits.message_bytes),
             ("grpc.max_send_message_length", limits.body_bytes),
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+            ("grpc.max_connection_idle_ms", IDLE_MS),
+            ("grpc.max_connection_age_ms", AGE_MS),
+            ("grpc.max_connection_age_grace_ms", GRACE_MS),
+            ("grpc.keepalive_time_ms", PING_MS),
+            ("grpc.keepalive_timeout_ms", PING_MS),
             # Two processes on one port would each get some of the calls.
             ("grpc.so_reuseport", 0),
         ],
+        interceptors=[BoundedMessages(service)],
         maximum_concurrent_rpcs=limits.in_flight + SPARE_CALLS,
     )
     add_GRPCInferenceServiceServicer_to_server(GrpcInference(service), server)
@@ -97,9 +117,8 @@ class GrpcInference(GRPCInferenceServiceServicer):
     async def ServerReady(
         self, request: oip.ServerReadyRequest, context: Context
     ) -> oip.ServerReadyResponse:
-        del request
-        async with _refusing(context):
-            return oip.ServerReadyResponse(ready=self._service.ready())
+        del request, context
+        return oip.ServerReadyResponse(ready=self._service.ready())
 
     async def ServerMetadata(
         self, request: oip.ServerMetadataRequest, context: Context
@@ -112,53 +131,35 @@ class GrpcInference(GRPCInferenceServiceServicer):
     async def ModelReady(
         self, request: oip.ModelReadyRequest, context: Context
     ) -> oip.ModelReadyResponse:
-        async with _refusing(context):
-            served = self._service.catalogue.get(request.name, request.version)
-            return oip.ModelReadyResponse(ready=served.ready)
+        del context
+        served = self._service.catalogue.get(request.name, request.version)
+        return oip.ModelReadyResponse(ready=served.ready)
 
     async def ModelMetadata(
         self, request: oip.ModelMetadataRequest, context: Context
     ) -> oip.ModelMetadataResponse:
-        async with _refusing(context):
-            served = self._service.catalogue.get(request.name, request.version)
-            return oip.ModelMetadataResponse(
-                name=served.name,
-                versions=[served.version],
-                platform=served.platform,
-                inputs=[_tensor(spec) for spec in served.inputs],
-                outputs=[_tensor(spec) for spec in served.outputs],
-            )
+        del context
+        served = self._service.catalogue.get(request.name, request.version)
+        return oip.ModelMetadataResponse(
+            name=served.name,
+            versions=[served.version],
+            platform=served.platform,
+            inputs=[_tensor(spec) for spec in served.inputs],
+            outputs=[_tensor(spec) for spec in served.outputs],
+        )
 
     async def ModelInfer(
         self, request: oip.ModelInferRequest, context: Context
     ) -> oip.ModelInferResponse:
         service = self._service
-        async with _refusing(context):
-            with service.admitted():
-                answer = await service.infer(
-                    request.model_name,
-                    request.model_version,
-                    parse_request(request, limits=service.limits),
-                    timeout_s=_timeout_s(context, service.limits.timeout_s),
-                )
-                return encode_answer(answer)
-
-
-@asynccontextmanager
-async def _refusing(context: Context) -> AsyncIterator[None]:
-    """Turn what is raised inside into the call's status."""
-    try:
-        yield
-    except AgentError as exc:
-        await context.abort(_status(exc.code), message_to_caller(exc))
-    except Exception:
-        # The process edge: a bug costs one call and tells its caller nothing.
-        logger.exception("call failed")
-        await context.abort(grpc.StatusCode.INTERNAL, "internal error")
-
-
-def _status(code: str) -> grpc.StatusCode:
-    return grpc.StatusCode.__members__.get(code, grpc.StatusCode.INTERNAL)
+        with service.admitted():
+            answer = await service.infer(
+                request.model_name,
+                request.model_version,
+                parse_request(request, limits=service.limits),
+                timeout_s=_timeout_s(context, service.limits.timeout_s),
+            )
+            return encode_answer(answer)
 
 
 def _timeout_s(context: Context, limit_s: float) -> float:

@@ -2,8 +2,9 @@
 """The Open Inference Protocol over HTTP, as a plain ASGI application.
 
 Everything is answered in JSON; refusals are `{"error": "..."}` with a status, never a
-traceback. A request is admitted before its body is read, and the body counts against a
-bound over all requests until it is answered. Parsing stays on the event loop: it holds
+traceback. A body counts against a bound over all callers from its first byte until it
+is answered, its answer until that is written; a request is admitted once it is all
+there. A client that leaves ends its request. Parsing stays on the event loop: it holds
 the interpreter's lock wherever it runs, so another thread would not free anybody.
 """
 
@@ -20,7 +21,6 @@ from kedge_agent.errors import (
     AgentError,
     InvalidRequestError,
     NotFoundError,
-    OverloadedError,
 )
 from kedge_agent.serving.catalogue import Served
 from kedge_agent.serving.errors import (
@@ -28,6 +28,7 @@ from kedge_agent.serving.errors import (
     TooLargeError,
     message_to_caller,
 )
+from kedge_agent.serving.oip import InferAnswer, InferRequest
 from kedge_agent.serving.oip_json import encode_answer, parse_request
 from kedge_agent.serving.service import (
     EXTENSIONS,
@@ -55,6 +56,9 @@ STATUSES: Final = {
 }
 """HTTP statuses of error codes; 500 for any other."""
 
+BYTES_PER_SECOND: Final = 1024 * 1024
+"""What a body that takes long must arrive with."""
+
 MAX_DIGITS: Final = 18
 """Of a length in a header; more would be no length."""
 
@@ -62,7 +66,7 @@ logger = logging.getLogger(__name__)
 
 
 class _GoneError(Exception):
-    """The client left before its request was complete; there is nobody to answer."""
+    """The client left before its answer; there is nobody to tell."""
 
 
 class _MethodError(Exception):
@@ -74,6 +78,8 @@ class _Reply:
     status: int
     body: bytes
     headers: Headers = ((b"content-type", b"application/json"),)
+    held: int = 0
+    """Bytes of the budget, to be given back once this is written."""
 
 
 class HttpApp:
@@ -81,7 +87,6 @@ class HttpApp:
 
     def __init__(self, service: InferenceService) -> None:
         self._service = service
-        self._buffered = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -99,15 +104,10 @@ class HttpApp:
             # The process edge: a bug costs one request and tells its caller nothing.
             logger.exception("request failed path=%s", scope["path"])
             reply = _json({"error": "internal error"}, 500)
-        length = (b"content-length", str(len(reply.body)).encode())
-        await send(
-            {
-                "type": "http.response.start",
-                "status": reply.status,
-                "headers": [length, *reply.headers],
-            }
-        )
-        await send({"type": "http.response.body", "body": reply.body})
+        try:
+            await _send(reply, send)
+        finally:
+            self._service.budget.give_back(reply.held)
 
     async def _reply(self, scope: Scope, receive: Receive) -> _Reply:
         match scope["path"].split("/"):
@@ -163,61 +163,102 @@ class HttpApp:
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise InvalidRequestError("body: expected no Content-Encoding, found one")
         json_length = _number(headers, JSON_LENGTH)
-        with service.admitted():
-            async with self._body(headers, receive) as body:
-                request = parse_request(
-                    body, json_length=json_length, limits=service.limits
-                )
+        limits = service.limits
+        async with self._body(headers, receive) as body, _while_connected(receive):
+            with service.admitted():
+                request = parse_request(body, json_length=json_length, limits=limits)
                 answer = await service.infer(
-                    name, version, request, timeout_s=service.limits.timeout_s
+                    name, version, request, timeout_s=limits.timeout_s
                 )
-            encoded, json_end = encode_answer(answer, request)
-        if json_end is None:
-            return _Reply(status=200, body=encoded)
-        return _Reply(
-            status=200,
-            body=encoded,
-            headers=(
+        return self._answer(answer, request)
+
+    def _answer(self, answer: InferAnswer, request: InferRequest) -> _Reply:
+        encoded, json_end = encode_answer(answer, request, limits=self._service.limits)
+        headers: Headers = ((b"content-type", b"application/json"),)
+        if json_end is not None:
+            headers = (
                 (b"content-type", b"application/octet-stream"),
                 (JSON_LENGTH, str(json_end).encode()),
-            ),
-        )
+            )
+        self._service.budget.take(len(encoded))
+        return _Reply(status=200, body=encoded, headers=headers, held=len(encoded))
 
     @asynccontextmanager
     async def _body(
         self, headers: dict[bytes, bytes], receive: Receive
     ) -> AsyncIterator[bytes]:
         """Read a body, and count it as buffered until it is done with."""
-        limits = self._service.limits
+        limits, budget = self._service.limits, self._service.budget
         _within(_number(headers, b"content-length") or 0, limits.body_bytes)
         chunks: list[bytes] = []
         size = 0
+        started = asyncio.get_running_loop().time()
         try:
             try:
-                async with asyncio.timeout(limits.timeout_s):
+                async with asyncio.timeout(None) as deadline:
                     more = True
                     while more:
+                        patience_s = limits.arrival_s + size / BYTES_PER_SECOND
+                        deadline.reschedule(started + min(patience_s, limits.timeout_s))
                         chunk, more = await _received(receive)
-                        chunks.append(chunk)
+                        _within(size + len(chunk), limits.body_bytes)
+                        budget.take(len(chunk))
                         size += len(chunk)
-                        self._buffer(len(chunk))
-                        _within(size, limits.body_bytes)
+                        chunks.append(chunk)
             except TimeoutError as exc:
                 raise DeadlineError(
-                    f"body: expected all of it within {limits.timeout_s} s, "
+                    f"body: expected all of it within {limits.arrival_s} s, or "
+                    f"{BYTES_PER_SECOND} bytes a second and {limits.timeout_s} s, "
                     f"found {size} bytes"
                 ) from exc
-            yield chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            body = b"".join(chunks)
+            chunks.clear()
+            yield body
         finally:
-            self._buffered -= size
+            budget.give_back(size)
 
-    def _buffer(self, size: int) -> None:
-        self._buffered += size
-        limit = self._service.limits.buffered_bytes
-        if self._buffered > limit:
-            raise OverloadedError(
-                f"expected at most {limit} bytes of requests under way, found more"
-            )
+
+@asynccontextmanager
+async def _while_connected(receive: Receive) -> AsyncIterator[None]:
+    """Cancel what is inside when the client leaves; its request is all there.
+
+    Raises:
+        _GoneError: It left.
+    """
+    loop = asyncio.get_running_loop()
+    left = asyncio.timeout(None)
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left.reschedule(loop.time())
+
+    try:
+        async with left:
+            watching = loop.create_task(watch(), name="http-disconnect")
+            try:
+                yield
+            finally:
+                watching.cancel()
+    except TimeoutError as exc:
+        if not left.expired():
+            raise
+        raise _GoneError from exc
+
+
+async def _send(reply: _Reply, send: Send) -> None:
+    """Answer, and return once the client took so much that little is left to write."""
+    length = (b"content-length", str(len(reply.body)).encode())
+    await send(
+        {
+            "type": "http.response.start",
+            "status": reply.status,
+            "headers": [length, *reply.headers],
+        }
+    )
+    # The server takes any body at once; it is the message after it that waits.
+    await send({"type": "http.response.body", "body": reply.body, "more_body": True})
+    await send({"type": "http.response.body"})
 
 
 async def _received(receive: Receive) -> tuple[bytes, bool]:

@@ -44,21 +44,44 @@ class Limits:
     json_bytes: int = 16 * 1024 * 1024
     """JSON of one request. Numbers in JSON take some 15 times their size in memory."""
 
+    message_bytes: int = 16 * 1024 * 1024
+    """One request over gRPC, which says no size before all of it has arrived. Larger
+    ones go over HTTP."""
+
+    messages: int = 8
+    """Requests over gRPC that arrive at once, each of `message_bytes` at most. Others
+    wait until one has arrived."""
+
     buffered_bytes: int = 256 * 1024 * 1024
-    """Bodies of all HTTP requests under way."""
+    """Requests that have arrived, or arrive over HTTP, until they are answered, and
+    answers until they are written."""
 
     in_flight: int = 256
-    """Requests under way; more are refused with a hint to come back."""
+    """Requests that a model is asked to answer; more are refused with a hint to come
+    back. Those that still arrive do not count: they are bounded by connections, bytes
+    and time."""
 
     listed_elements: int = 2 * 1024 * 1024
     """Elements of one tensor that are handled one by one, on the event loop: JSON,
-    typed contents, BYTES."""
+    typed contents, BYTES. Also of all outputs that one answer has in JSON."""
 
     tensors: int = 256
     """Inputs, and outputs asked for, of one request."""
 
+    parameters: int = 64
+    """Parameters of one request; the model's component gets them all."""
+
+    parameters_bytes: int = 16 * 1024
+    """Names and values of one request's parameters."""
+
     timeout_s: float = 30.0
-    """For one answer, and for the arrival of one request's body."""
+    """For one answer, whatever the workload itself may take: a caller that needs longer
+    is not served by this protocol. Also the longest that a request may take to
+    arrive."""
+
+    arrival_s: float = 5.0
+    """Until a request has arrived. Over HTTP, each MiB of it that did buys another
+    second, so slow links can send large bodies and nobody can send nothing for long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +235,20 @@ def count_checked(what: str, count: int, limits: Limits) -> None:
     if count > limits.tensors:
         raise InvalidRequestError(
             f"{what}: expected at most {limits.tensors} tensors, found {count}"
+        )
+
+
+def parameters_checked(parameters: Mapping[str, str], limits: Limits) -> None:
+    """Refuse more of parameters than the limits."""
+    if len(parameters) > limits.parameters:
+        raise InvalidRequestError(
+            f"parameters: expected at most {limits.parameters}, found {len(parameters)}"
+        )
+    size = sum(len(n.encode()) + len(v.encode()) for n, v in parameters.items())
+    if size > limits.parameters_bytes:
+        raise InvalidRequestError(
+            f"parameters: expected at most {limits.parameters_bytes} bytes, "
+            f"found {size}"
         )
 
 

@@ -22,6 +22,7 @@ from kedge_agent.serving.oip import (
     from_listed,
     from_raw,
     listed_checked,
+    parameters_checked,
     shape_checked,
     to_raw,
 )
@@ -70,9 +71,11 @@ def parse_request(message: ModelInferRequest, *, limits: Limits) -> InferRequest
                 f"found {tensor.name!r:.80}"
             )
         inputs[tensor.name] = _input(tensor, raw[index] if raw else None, limits)
+    parameters = {name: _text(p) for name, p in message.parameters.items()}
+    parameters_checked(parameters, limits)
     return InferRequest(
         id=message.id,
-        parameters={name: _text(p) for name, p in message.parameters.items()},
+        parameters=parameters,
         inputs=inputs,
         outputs=_requested(message),
     )

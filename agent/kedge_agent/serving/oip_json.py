@@ -26,6 +26,7 @@ from kedge_agent.serving.oip import (
     from_listed,
     from_raw,
     listed_checked,
+    parameters_checked,
     shape_checked,
     to_raw,
 )
@@ -64,9 +65,11 @@ def parse_request(
     binary_outputs = _flag(parameters, "binary_data_output", default=False)
     inputs = _inputs(document, binary, limits)
     binary.finish()
+    texts = _as_text(parameters)
+    parameters_checked(texts, limits)
     return InferRequest(
         id=_text(document, "id"),
-        parameters=_as_text(parameters),
+        parameters=texts,
         inputs=inputs,
         outputs=_requested(document, limits, binary=binary_outputs),
         binary=binary_outputs,
@@ -74,12 +77,17 @@ def parse_request(
 
 
 def encode_answer(
-    answer: InferAnswer, request: InferRequest
+    answer: InferAnswer, request: InferRequest, *, limits: Limits
 ) -> tuple[bytes, int | None]:
-    """Return the body of an answer, and where its JSON ends if binary data follows."""
+    """Return the body of an answer, and where its JSON ends if binary data follows.
+
+    Raises:
+        InvalidRequestError: Only binary data can hold what was asked for.
+    """
     chosen = {output.name: output.binary for output in request.outputs}
     tensors: list[dict[str, Any]] = []
     binary: list[bytes] = []
+    listed = 0
     for name, array in answer.outputs:
         tensor: dict[str, Any] = {
             "name": name,
@@ -91,6 +99,13 @@ def encode_answer(
             tensor["parameters"] = {"binary_data_size": len(raw)}
             binary.append(raw)
         else:
+            listed += array.size
+            if listed > limits.listed_elements:
+                raise InvalidRequestError(
+                    f"outputs: expected at most {limits.listed_elements} elements in "
+                    f"JSON, found {listed} up to {name}; ask for them with binary_data",
+                    element=name,
+                )
             tensor["data"] = _json_data(name, array)
         tensors.append(tensor)
     document: dict[str, Any] = {

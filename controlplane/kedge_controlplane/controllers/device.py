@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices: what a device shall run becomes a signed order, which reaches the device.
 
-    spec.templateVersion differs, or the order is near its end ──▶ sign the next
-    generation:
-        orders row and status.order in one transaction
-    the session's generation is older than the order's ──▶ push the stored order
-    summary and update state differ from what is stored ──▶ write them
+    spec.templateVersion differs ────────────┐
+    the order is near its end ───────────────┼─▶ sign the next generation: orders row
+    the device knows a newer order than we ──┘   and status.order in one transaction
+    the device knows an older order ───────────▶ push the stored one
+    summary or update state differ ────────────▶ write them
 
-The generation is taken inside the transaction, so it never repeats with other content.
-A crash after COMMIT and before the push costs nothing: the device says its generation
-when it connects, and the stored order is pushed. The orders of devices that are away
-are renewed when they come back.
+The generation is taken inside the transaction and is above every one that the status,
+the orders row or the device names: it never repeats with other content, and a database
+restored from a backup goes on where its devices are. A crash after COMMIT and before
+the push costs nothing: the device says its generation when it connects, and the stored
+order is pushed. The orders of devices that are away are renewed when they come back.
 """
 
 import logging
@@ -19,7 +20,12 @@ from datetime import timedelta
 from typing import Final
 
 from kedge_controlplane.controllers.seams import Leases, Sessions
-from kedge_controlplane.errors import NotFoundError, PermanentError, TrustError
+from kedge_controlplane.errors import (
+    ConflictError,
+    NotFoundError,
+    PermanentError,
+    TrustError,
+)
 from kedge_controlplane.model.device import Device
 from kedge_controlplane.model.meta import (
     Condition,
@@ -45,6 +51,9 @@ SPEC_VALID: Final = "SpecValid"
 
 RENEW_BEFORE: Final = ORDER_LIFE / 3
 """Orders of connected devices are renewed when this much of their life is left."""
+
+MAX_GENERATION: Final = 2**63 - 1
+"""What the database can hold; only a device that lies names a higher one."""
 
 REPEAT: Final = timedelta(seconds=30)
 """An order that a connected device does not acknowledge is sent again."""
@@ -76,10 +85,16 @@ class DeviceController(Controller):
 
     async def all_keys(self) -> Iterable[Key]:
         page = await self._store.documents(Device, Query())
-        return [
-            Key(item["metadata"]["namespace"], item["metadata"]["name"])
-            for item in page.items
-        ]
+        return {
+            *(
+                Key(item["metadata"]["namespace"], item["metadata"]["name"])
+                for item in page.items
+            ),
+            # What a device that is gone left behind, if nobody saw it go.
+            *(Key(*device) for device in await leases.all_seen(self._store)),
+            *(Key(*device) for device in await orders.devices(self._store)),
+            *(Key(*device) for device in await certificates.devices(self._store)),
+        }
 
     async def reconcile(self, key: Key) -> timedelta | None:
         try:
@@ -102,11 +117,11 @@ class DeviceController(Controller):
         order = device.status.order
         if device.spec.template_version != order.template_version:
             return True
-        connected = self._sessions.generation(_key(device)) is not None
+        known = self._sessions.generation(_key(device))
+        if known is None or order.expires is None:  # away, or nothing ordered yet
+            return False
         return (
-            connected
-            and order.expires is not None
-            and order.expires - self._clock.now() < RENEW_BEFORE
+            known > order.generation or order.expires - self._clock.now() < RENEW_BEFORE
         )
 
     async def _order(self, key: Key) -> Device:
@@ -130,8 +145,8 @@ class DeviceController(Controller):
         """Sign the next order and note it in the device's status."""
         wanted, now = device.spec.template_version, self._clock.now()
         template = await _template(transaction, device.namespace, wanted)
-        order = device.status.order
-        generation, expires = order.generation + 1, now + ORDER_LIFE
+        order, expires = device.status.order, now + ORDER_LIFE
+        generation = await self._next_generation(transaction, device)
         try:
             envelope = self._director.sign_order(
                 device=device.name,
@@ -142,7 +157,8 @@ class DeviceController(Controller):
             )
         except TrustError as exc:
             raise PermanentError(str(exc)) from exc
-        if order.template_version != wanted or order.generation == 0:
+        goes_on = order.generation > 0 and generation == order.generation + 1
+        if order.template_version != wanted or not goes_on:
             order.template_generation, order.since = generation, now
         order.generation, order.template_version = generation, wanted
         order.expires = expires
@@ -158,6 +174,20 @@ class DeviceController(Controller):
             expires=expires,
         )
 
+    async def _next_generation(self, transaction: Transaction, device: Device) -> int:
+        row = await orders.find(transaction, device.namespace, device.name)
+        newest = max(
+            device.status.order.generation,
+            row.generation if row else 0,
+            self._sessions.generation(_key(device)) or 0,
+        )
+        if newest >= MAX_GENERATION:
+            raise PermanentError(
+                f"expected a device that knows an order below {MAX_GENERATION}, "
+                f"found {newest}: delete the device and enrol it again"
+            )
+        return newest + 1
+
     async def _observe(self, device: Device) -> Device:
         before = device.status.model_copy(deep=True)
         self._describe(device)
@@ -169,9 +199,10 @@ class DeviceController(Controller):
         """Derive the summaries that people read."""
         key, status = _key(device), device.status
         fresh = self._leases.fresh(key)
-        if not fresh:
-            status.last_seen = self._leases.last_seen(key) or status.last_seen
-        status.summary = reading.summary(device, fresh=fresh)
+        if fresh is not None:  # otherwise what is stored is the best that we know
+            if not fresh:
+                status.last_seen = self._leases.last_seen(key) or status.last_seen
+            status.summary = reading.summary(device, fresh=fresh)
         status.updated = reading.updated(device)
 
     async def _deliver(self, key: Key, device: Device) -> timedelta | None:
@@ -194,6 +225,8 @@ class DeviceController(Controller):
         now = self._clock.now()
 
         async def work(transaction: Transaction) -> None:
+            if await _exists(transaction, key):
+                raise ConflictError(f"device {key} was made again")
             await certificates.revoke_device(
                 transaction, key.namespace, key.name, at=now
             )
@@ -225,6 +258,14 @@ async def _template(
         raise PermanentError(
             f"expected TemplateVersion {name}, found none in namespace {namespace}"
         ) from exc
+
+
+async def _exists(transaction: Transaction, key: Key) -> bool:
+    try:
+        await transaction.get(Device, key.namespace, key.name)
+    except NotFoundError:
+        return False
+    return True
 
 
 def _key(device: Device) -> Key:

@@ -7,6 +7,8 @@ last:
 
 1. Resolve the template. Where it is not the one being rolled out, create the
    TemplateVersion and its Rollout and name both in the fleet's status: one transaction.
+   Then remove rollouts that ended long ago. A TemplateVersion that somebody deleted
+   while it is being rolled out is made again.
 2. Take every unfinished rollout of the fleet one step further.
 3. Count the devices into the status.
 
@@ -16,9 +18,10 @@ the counting.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Any, Final
 
+from kedge_controlplane.controllers.garbage import collect
 from kedge_controlplane.controllers.index import FleetIndex
 from kedge_controlplane.controllers.membership import Membership, membership
 from kedge_controlplane.controllers.reader import DeviceReader
@@ -45,6 +48,7 @@ from kedge_controlplane.reconcile.clock import Clock
 from kedge_controlplane.reconcile.loop import Controller, Key
 from kedge_controlplane.rollout.reading import outcome
 from kedge_controlplane.rollout.state import Outcome
+from kedge_controlplane.store.page import Query
 from kedge_controlplane.store.store import Store
 from kedge_controlplane.store.transaction import Transaction
 from kedge_controlplane.store.watch import Event
@@ -53,6 +57,7 @@ SPEC_VALID: Final = "SpecValid"
 MULTIPLE_OWNERS: Final = "MultipleOwners"
 
 _NAMED = 10  # contested devices in a condition's message
+_DIGITS = 9  # of a rollout's number; a longer one is somebody else's idea
 
 
 class FleetController(Controller):
@@ -60,9 +65,13 @@ class FleetController(Controller):
 
     name = "fleets"
 
-    def __init__(self, *, store: Store, clock: Clock) -> None:
+    def __init__(
+        self, *, store: Store, clock: Clock, listening_since: datetime
+    ) -> None:
+        """`listening_since`: when this process began to hear devices."""
         self._store = store
         self._clock = clock
+        self._listening_since = listening_since
         self._index = FleetIndex()
         self._devices = DeviceReader(store)
 
@@ -73,21 +82,33 @@ class FleetController(Controller):
         page = await self._store.list(Fleet)
         self._index.replace(page.items)
         self._devices.forget_all()
-        return [Key(fleet.namespace, fleet.name) for fleet in page.items]
+        rollouts = await self._store.documents(Rollout, Query())
+        return {
+            *(Key(fleet.namespace, fleet.name) for fleet in page.items),
+            *(_fleet_of(item) for item in rollouts.items if not _ended(item)),
+        }
 
     async def reconcile(self, key: Key) -> timedelta | None:
         try:
             fleet = await self._store.get(Fleet, key.namespace, key.name)
         except NotFoundError:
-            await self._orphaned(key)
+            # Its rollouts stop, its devices keep what they run.
+            await self._drive(await self._rollouts(key), (), newest="")
             return None
         problem: PermanentError | None = None
+        rollouts = await self._rollouts(key)
         try:
-            fleet = await self._publish(fleet, await resolve(self._store, fleet))
+            template = await resolve(self._store, fleet)
+            if _rolls_out(fleet, template, rollouts):
+                await self._keep(template)
+            else:
+                fleet, new = await self._publish(fleet, template)
+                rollouts.append(new)
+                await collect(self._store, fleet, rollouts)
         except PermanentError as error:
             problem = error
         members = await self._members(fleet)
-        again = await self._drive(key, members.owned, newest=fleet.status.rollout)
+        again = await self._drive(rollouts, members.owned, newest=fleet.status.rollout)
         await self._describe(fleet, members, problem)
         return again
 
@@ -96,22 +117,27 @@ class FleetController(Controller):
         self._set_valid(fleet, error)
         await self._store.update_status(fleet)
 
-    async def _publish(self, fleet: Fleet, template: TemplateVersion) -> Fleet:
-        """Make `template` the one that the fleet rolls out."""
-        existing = await self._rollouts(Key(fleet.namespace, fleet.name))
-        current = fleet.status.rollout
-        if fleet.status.template_version == template.name and any(
-            rollout.name == current for rollout in existing
-        ):
-            return fleet
-        rollout = _new_rollout(fleet, template, existing)
+    async def _keep(self, template: TemplateVersion) -> None:
+        """Make a TemplateVersion again that was deleted while it is in use."""
+        try:
+            await self._store.get(TemplateVersion, template.namespace, template.name)
+        except NotFoundError:
+            await self._store.write(lambda tx: _create_template(tx, template))
 
-        async def work(transaction: Transaction) -> Fleet:
+    async def _publish(
+        self, fleet: Fleet, template: TemplateVersion
+    ) -> tuple[Fleet, Rollout]:
+        """Make `template` the one that the fleet rolls out, with a new rollout."""
+        page = await self._store.documents(Rollout, Query(namespace=fleet.namespace))
+        names = [item["metadata"]["name"] for item in page.items]
+        rollout = _new_rollout(fleet, template, taken=names)
+
+        async def work(transaction: Transaction) -> tuple[Fleet, Rollout]:
             await _create_template(transaction, template)
-            await transaction.create(rollout)
+            created = await transaction.create(rollout)
             fleet.status.template_version = template.name
             fleet.status.rollout = rollout.name
-            return await transaction.update_status(fleet)
+            return await transaction.update_status(fleet), created
 
         try:
             return await self._store.write(work)
@@ -125,29 +151,34 @@ class FleetController(Controller):
         return membership(fleet, fleets=fleets.items, devices=devices)
 
     async def _drive(
-        self, key: Key, devices: Sequence[Device], *, newest: str
+        self, rollouts: Sequence[Rollout], devices: Sequence[Device], *, newest: str
     ) -> timedelta | None:
         """Take each rollout of the fleet a step further, the superseded ones first."""
-        rollouts = await self._rollouts(key)
+        by_name = {device.name: device for device in devices}
         waits: list[timedelta] = []
         for rollout in sorted(rollouts, key=lambda r: (r.name == newest, r.name)):
             obsolete = _obsolete(rollout, newest)
             if obsolete and rollout.status.phase in ENDED:
                 continue
-            step = take_step(rollout, devices, obsolete=obsolete, now=self._clock.now())
-            by_name = {device.name: device for device in devices}
+            step = take_step(
+                rollout,
+                devices,
+                obsolete=obsolete,
+                listening_since=self._listening_since,
+                now=self._clock.now(),
+            )
             await apply_step(self._store, rollout, step, by_name)
             if step.again is not None:
                 waits.append(step.again)
         return min(waits, default=None)
 
-    async def _orphaned(self, key: Key) -> None:
-        """The fleet is gone: its rollouts stop, its devices keep what they run."""
-        await self._drive(key, (), newest="")
-
     async def _rollouts(self, key: Key) -> list[Rollout]:
-        page = await self._store.list(Rollout, namespace=key.namespace)
-        return [rollout for rollout in page.items if rollout.spec.fleet == key.name]
+        page = await self._store.documents(Rollout, Query(namespace=key.namespace))
+        return [
+            Rollout.model_validate(item)
+            for item in page.items
+            if _fleet_of(item) == key
+        ]
 
     async def _describe(
         self, fleet: Fleet, members: Membership, problem: PermanentError | None
@@ -206,6 +237,23 @@ def count(devices: Sequence[Device], template: str) -> DeviceCounts:
     )
 
 
+def _rolls_out(
+    fleet: Fleet, template: TemplateVersion, rollouts: Sequence[Rollout]
+) -> bool:
+    current = fleet.status.rollout
+    return fleet.status.template_version == template.name and any(
+        rollout.name == current for rollout in rollouts
+    )
+
+
+def _fleet_of(rollout: dict[str, Any]) -> Key:
+    return Key(rollout["metadata"]["namespace"], rollout["spec"]["fleet"])
+
+
+def _ended(rollout: dict[str, Any]) -> bool:
+    return rollout.get("status", {}).get("phase") in ENDED
+
+
 def _obsolete(rollout: Rollout, newest: str) -> str:
     """Say why a rollout is no longer wanted; empty: it is."""
     if rollout.name == newest:
@@ -221,13 +269,16 @@ def _contested(names: Sequence[str]) -> str:
 
 
 def _new_rollout(
-    fleet: Fleet, template: TemplateVersion, existing: Sequence[Rollout]
+    fleet: Fleet, template: TemplateVersion, *, taken: Sequence[str]
 ) -> Rollout:
+    """Make the next rollout; other fleets' may have names that look like ours."""
     prefix = f"{fleet.name}-"
     numbers = [
         int(number)
-        for rollout in existing
-        if (number := rollout.name.removeprefix(prefix)).isdecimal()
+        for name in taken
+        if name.startswith(prefix)
+        and (number := name.removeprefix(prefix)).isdecimal()
+        and len(number) <= _DIGITS
     ]
     return Rollout(
         metadata=ObjectMeta(

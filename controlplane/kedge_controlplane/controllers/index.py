@@ -18,6 +18,7 @@ from kedge_controlplane.model.model_version import ModelVersion
 from kedge_controlplane.model.release import Release
 from kedge_controlplane.model.rollout import Rollout
 from kedge_controlplane.model.selector import LabelSelector
+from kedge_controlplane.model.template_version import TemplateVersion
 from kedge_controlplane.reconcile.loop import Key
 from kedge_controlplane.store.watch import Event, EventType
 
@@ -50,7 +51,7 @@ class FleetIndex:
             yield from self._selecting(namespace, event.previous_labels or {})
             if fleet := (event.record.spec or {}).get("fleet"):
                 yield Key(namespace, fleet)
-        elif event.cls is Rollout:
+        elif event.cls in (Rollout, TemplateVersion):
             yield Key(namespace, (event.record.spec or {})["fleet"])
         elif event.cls in _REFERENCED:
             yield from self._in_namespace(namespace)

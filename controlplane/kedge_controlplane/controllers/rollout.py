@@ -32,6 +32,7 @@ from kedge_controlplane.rollout.state import (
     FinishBatch,
     JoinBatch,
     Pause,
+    Resume,
     Snapshot,
     StartBatch,
 )
@@ -55,7 +56,13 @@ class Step:
     again: timedelta | None
 
 
-def snapshot(rollout: Rollout, devices: Sequence[Device], *, obsolete: str) -> Snapshot:
+def snapshot(
+    rollout: Rollout,
+    devices: Sequence[Device],
+    *,
+    obsolete: str,
+    listening_since: datetime,
+) -> Snapshot:
     """Reduce a rollout and its fleet's devices to what the engine looks at."""
     steps = plan(rollout.spec.policy)
     batches = rollout.status.batches or [BatchStatus(name=step.name) for step in steps]
@@ -63,6 +70,7 @@ def snapshot(rollout: Rollout, devices: Sequence[Device], *, obsolete: str) -> S
         phase=rollout.status.phase,
         obsolete=obsolete,
         update_timeout=parse_duration(rollout.spec.policy.default_update_timeout),
+        listening_since=listening_since,
         steps=steps,
         batches=tuple(
             BatchState(
@@ -86,10 +94,13 @@ def take_step(
     devices: Sequence[Device],
     *,
     obsolete: str,
+    listening_since: datetime,
     now: datetime,
 ) -> Step:
     """Decide, and work out what the rollout's status becomes. Pure."""
-    before = snapshot(rollout, devices, obsolete=obsolete)
+    before = snapshot(
+        rollout, devices, obsolete=obsolete, listening_since=listening_since
+    )
     actions = decide(before, now)
     status = rollout.status.model_copy(deep=True)
     if not status.batches:
@@ -146,7 +157,7 @@ async def _assign(transaction: Transaction, rollout: Rollout, decided: Device) -
 
 def _count(status: RolloutStatus, before: Snapshot, now: datetime) -> None:
     for index, batch in enumerate(status.batches):
-        if batch.phase is BatchPhase.PROGRESSING:
+        if batch.phase in (BatchPhase.PROGRESSING, BatchPhase.FAILED):
             count = tally(before, index, now)
             batch.succeeded, batch.failed = count.succeeded, count.failed
 
@@ -172,6 +183,12 @@ def _note(status: RolloutStatus, action: Action, now: datetime) -> None:
         case Pause(index=index, message=message):
             status.batches[index].phase = BatchPhase.FAILED
             status.phase, status.message = RolloutPhase.PAUSED, message
+        case Resume(index=index):
+            batch = status.batches[index]
+            begun = batch.started is not None
+            batch.phase = BatchPhase.PROGRESSING if begun else BatchPhase.PENDING
+            status.phase = RolloutPhase.PROGRESSING
+            status.message = f"batch {batch.name} goes on"
         case Abort(reason=reason):
             _end(status, RolloutPhase.ABORTED, reason, now)
         case AssignTemplate():

@@ -27,8 +27,11 @@ class Leases(Protocol):
     def last_seen(self, device: Key) -> datetime | None:
         """Return when, or None if never."""
 
-    def fresh(self, device: Key) -> bool:
-        """Say whether that is recent enough to call the device online."""
+    def fresh(self, device: Key) -> bool | None:
+        """Say whether that is recent enough to call the device online.
+
+        None: nobody has listened long enough to know.
+        """
 
     def forget(self, device: Key) -> None:
         """Forget a device that is gone for good."""

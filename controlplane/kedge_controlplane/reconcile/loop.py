@@ -2,12 +2,13 @@
 """The level-based loop: changes name keys, keys are reconciled, errors say what next.
 
     change, timer, resync ──▶ queue of keys ──▶ reconcile(key) ──▶ done, or again later
-                                                     │
-        ConflictError  read again now, as when the   │
-        NotFoundError  object went meanwhile         │
-        TransientError again after its delay         ├─ the first two are limited: when
-        a key PermanentError record it, wait for a change  │  fails on and on it goes
-        through the anything else  the throttle ◀────────────────┘  throttle as well
+                                    ▲                 │ raises
+                                    └─────────────────┤
+        ConflictError    read again now ──────────────┤ a few times in a row,
+        NotFoundError    the same: the object went ───┤ then the throttle
+        TransientError   again after its delay ───────┤
+        PermanentError   record it, wait for a change │
+        anything else    the throttle ────────────────┘
 
 A change is only ever a reason to look: what it said is not passed on. Lost changes cost
 time, never correctness, because every key comes round again with the resync. The loop
@@ -72,7 +73,7 @@ class Controller(ABC):
 
     @abstractmethod
     async def all_keys(self) -> Iterable[Key]:
-        """Name every object there is."""
+        """Name every object there is, and every one that is gone but left something."""
 
     @abstractmethod
     async def reconcile(self, key: Key) -> timedelta | None:

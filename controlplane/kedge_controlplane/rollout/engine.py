@@ -2,20 +2,34 @@
 """Which devices of a fleet may move next: pure, replayable, one step at a time.
 
     Pending ──StartBatch──▶ Progressing ──Complete──▶ Completed
-                              │      │
-                      Pause ◀─┘      └─▶ Abort (from Pending, Progressing and Paused)
+       │                      │     ▲
+       │                    Pause   │
+       │                      ▼   Resume
+       └─────Pause─────────▶ Paused
+
+    Pending, Progressing, Paused ──Abort──▶ Aborted
 
 Rules, in the order in which they are applied:
 
 1. A rollout that is obsolete, mostly because a newer one exists, ends at once: Abort.
-2. A paused or aborted rollout moves nobody.
+2. An aborted rollout moves nobody. A paused one moves nobody either: it only looks
+   again at the batch that paused it, and resumes when rules 5 and 6 would not pause
+   that batch any more, because a device recovered or left, or one to try appeared.
 3. A completed rollout brings devices that appear later straight to its template.
 4. Batches run one after the other. A batch's devices are fixed when it starts, and no
    device is in two batches. Devices that appear while the last batch runs join it.
 5. A batch whose threshold can no longer be met pauses the rollout.
-6. A batch is finished when its threshold is met and none of its devices is still
-   moving: every device has succeeded, failed, left the fleet or run out of time. So a
-   rollout always ends.
+6. A planned batch proves something only with devices in it. When all that it had left
+   the fleet it starts over. When there is none to start with, while others are left
+   over, it pauses the rollout, unless an earlier batch took every device that it
+   selects.
+7. A batch is finished when its threshold is met and none of its devices is moving any
+   more: each has succeeded, failed, left the fleet or run out of time. So every batch
+   comes to an end: finished, or paused.
+
+A device runs out of time once it was given the update timeout while the control plane
+listened without a break: before that its silence says nothing. A paused rollout does
+not give such a device its time once more.
 
 Nothing is remembered between calls: after an interruption the same snapshot gives the
 same answer.
@@ -41,6 +55,7 @@ from kedge_controlplane.rollout.state import (
     JoinBatch,
     Outcome,
     Pause,
+    Resume,
     Snapshot,
     StartBatch,
     Step,
@@ -81,13 +96,15 @@ def decide(snapshot: Snapshot, now: datetime) -> list[Action]:
             if not device.assigned
         ]
     index = current(snapshot)
-    if snapshot.phase not in _MOVES:
+    if snapshot.phase is RolloutPhase.ABORTED:
         return []
     if index is None:
         return [Complete()]
-    if snapshot.batches[index].phase is BatchPhase.PENDING:
-        return _start(snapshot, index)
-    return _advance(snapshot, index, now)
+    actions = _proceed(snapshot, index, now)
+    if snapshot.phase is RolloutPhase.PAUSED:
+        stuck = any(isinstance(action, Pause) for action in actions)
+        return [] if stuck else [Resume(index=index)]
+    return actions
 
 
 def current(snapshot: Snapshot) -> int | None:
@@ -118,10 +135,10 @@ def next_deadline(snapshot: Snapshot, now: datetime) -> datetime | None:
         return None
     batch = snapshot.batches[index]
     deadlines = (
-        since + snapshot.update_timeout
+        deadline
         for device in _members(snapshot, batch)
         if _outcome(snapshot, batch, device, now) is Outcome.PENDING
-        and (since := _since(batch, device)) is not None
+        and (deadline := _deadline(snapshot, batch, device)) is not None
     )
     return min(deadlines, default=None)
 
@@ -137,13 +154,25 @@ def _abort(snapshot: Snapshot) -> list[Action]:
     return [Abort(reason=snapshot.obsolete)]
 
 
+def _proceed(snapshot: Snapshot, index: int, now: datetime) -> list[Action]:
+    batch = snapshot.batches[index]
+    if batch.started is None:
+        return _start(snapshot, index)
+    planned = index < len(snapshot.steps) - 1
+    if planned and not any(_members(snapshot, batch)):
+        if _candidates(snapshot, index) or _unproven(snapshot, index):
+            return _start(snapshot, index)
+        return [FinishBatch(index=index)]
+    return _advance(snapshot, index, now)
+
+
 def _start(snapshot: Snapshot, index: int) -> list[Action]:
-    step = snapshot.steps[index]
-    candidates = [
-        device.name
-        for device in _unplaced(snapshot)
-        if step.selector.matches(dict(device.labels))
-    ]
+    if _unproven(snapshot, index):
+        had = bool(snapshot.batches[index].devices)
+        lack = "no device is left to prove it" if had else "no device matches"
+        message = f"batch {snapshot.steps[index].name}: {lack}"
+        return [Pause(index=index, message=message)]
+    step, candidates = snapshot.steps[index], _candidates(snapshot, index)
     size = (
         len(candidates)
         if step.limit is None
@@ -176,6 +205,23 @@ def _advance(snapshot: Snapshot, index: int, now: datetime) -> list[Action]:
     return [FinishBatch(index=index), *([Complete()] if last else [])]
 
 
+def _candidates(snapshot: Snapshot, index: int) -> list[str]:
+    """Devices that the batch could start with."""
+    selector = snapshot.steps[index].selector
+    return [d.name for d in _unplaced(snapshot) if selector.matches(dict(d.labels))]
+
+
+def _unproven(snapshot: Snapshot, index: int) -> bool:
+    """Whether devices are left over though none that the batch selects exists.
+
+    The last batch selects everybody, so it is never unproven.
+    """
+    selector = snapshot.steps[index].selector
+    return bool(_unplaced(snapshot)) and not any(
+        selector.matches(dict(device.labels)) for device in snapshot.devices.values()
+    )
+
+
 def _verdict(snapshot: Snapshot, index: int, count: Tally, want: int) -> str:
     return (
         f"batch {snapshot.steps[index].name}: {want} of {count.total} devices must "
@@ -200,10 +246,17 @@ def _outcome(
 ) -> Outcome:
     if device.outcome is not Outcome.PENDING:
         return device.outcome
-    since = _since(batch, device)
-    late = since is not None and now >= since + snapshot.update_timeout
+    deadline = _deadline(snapshot, batch, device)
+    late = deadline is not None and now >= deadline
     return Outcome.FAILED if late else Outcome.PENDING
 
 
-def _since(batch: BatchState, device: DeviceState) -> datetime | None:
-    return device.since or batch.started
+def _deadline(
+    snapshot: Snapshot, batch: BatchState, device: DeviceState
+) -> datetime | None:
+    since = device.since or batch.started
+    if since is None:
+        return None
+    if snapshot.phase is not RolloutPhase.PAUSED:
+        since = max(since, snapshot.listening_since)
+    return since + snapshot.update_timeout

@@ -63,12 +63,13 @@ class Snapshot:
     """A rollout, its batches and the fleet's devices at one moment.
 
     `steps` and `batches` have the same length, at least one; the last step has no
-    limit.
+    limit. Nobody listened to devices before `listening_since`, the process's start.
     """
 
     phase: RolloutPhase
     obsolete: str  # why nobody wants this rollout any more; empty: it is wanted
     update_timeout: timedelta
+    listening_since: datetime
     steps: tuple[Step, ...]
     batches: tuple[BatchState, ...]
     devices: Mapping[str, DeviceState]
@@ -76,7 +77,10 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartBatch:
-    """Fix the batch's devices. Their AssignTemplate follows in the same decision."""
+    """Fix the batch's devices. Their AssignTemplate follows in the same decision.
+
+    A batch whose devices have all left the fleet starts over with others.
+    """
 
     index: int
     devices: tuple[str, ...]
@@ -118,6 +122,13 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """Go on with the batch that paused the rollout: it can meet its threshold again."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Abort:
     """Stop: the fleet wants something else by now."""
 
@@ -125,7 +136,14 @@ class Abort:
 
 
 Action = (
-    StartBatch | JoinBatch | AssignTemplate | FinishBatch | Complete | Pause | Abort
+    StartBatch
+    | JoinBatch
+    | AssignTemplate
+    | FinishBatch
+    | Complete
+    | Pause
+    | Resume
+    | Abort
 )
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Device sessions over gRPC and mutual TLS.
 
-    connect ── certificate ──▶ Hello (within 10 s) ──▶ Reports and Beats in · orders and
-    acks out
+    connect ── certificate ──▶ Hello ──▶ in:  Reports and Beats
+                            within 10 s  out: orders and acknowledgements
 
 Who speaks is read from the certificate that TLS verified, never from a message. Each
 call has two tasks, one per direction, owned by the call; the first that ends ends the
@@ -220,6 +220,7 @@ class Gateway(DeviceGatewayServicer):
         return message.hello.generation
 
     async def _read(self, session: _GrpcSession, context: _Context) -> None:
+        first = True
         while True:
             message = await _receive(context)
             self._leases.renew(session.device)
@@ -227,7 +228,8 @@ class Gateway(DeviceGatewayServicer):
                 case "report":
                     report = message.report
                     with _answered(session.device):
-                        await self._ingest.report(session.device, report)
+                        await self._ingest.report(session.device, report, first=first)
+                    first = False
                     self._hub.note_generation(
                         session, max(report.generation, report.refused_generation)
                     )
@@ -241,17 +243,20 @@ class Gateway(DeviceGatewayServicer):
 
 
 class GatewayServer:
-    """The listening side; `start` binds, `stop` lets no call outlive it."""
+    """The listening side; `start` binds, `stop` lets no call outlive it.
+
+    gRPC asks for the keys at every handshake, on a thread of its own: they are one
+    immutable value.
+    """
 
     def __init__(self, gateway: Gateway, *, keys: ServerKeys) -> None:
         self._server = grpc.aio.server(
             options=_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS
         )
         add_DeviceGatewayServicer_to_server(gateway, self._server)
-        self._credentials = grpc.ssl_server_credentials(
-            [(keys.key_pem, keys.chain_pem)],
-            root_certificates=keys.devices_root_pem,
-            require_client_auth=True,
+        self._keys = _configuration(keys)
+        self._credentials = grpc.dynamic_ssl_server_credentials(
+            self._keys, lambda: self._keys, require_client_authentication=True
         )
 
     async def start(self, address: str) -> int:
@@ -267,8 +272,18 @@ class GatewayServer:
         await self._server.start()
         return port
 
+    def renew(self, keys: ServerKeys) -> None:
+        """Show other keys from the next connection on."""
+        self._keys = _configuration(keys)
+
     async def stop(self, *, grace: timedelta) -> None:
         await self._server.stop(grace.total_seconds())
+
+
+def _configuration(keys: ServerKeys) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(keys.key_pem, keys.chain_pem)], root_certificates=keys.devices_root_pem
+    )
 
 
 async def _receive(context: _Context) -> DeviceMessage:

@@ -3,8 +3,10 @@
 
 A report is the whole observed state, so the newest replaces what was there. One that is
 not newer than the stored one changes nothing and is acknowledged all the same: its
-sender only missed the acknowledgement. `report` returns after COMMIT. Lengths and
-counts are cut here: a device can make its own status wrong, never large.
+sender only missed the acknowledgement. A session's first report counts whatever its
+number is: a device restored from an older image numbers from there. `report` returns
+after COMMIT. Lengths and counts are cut here: a device can make its own status wrong,
+never large.
 """
 
 from collections.abc import Sequence
@@ -77,8 +79,15 @@ class Ingest:
 
         await self._store.write(work)
 
-    async def report(self, device: Key, report: report_pb2.Report) -> None:
+    async def report(
+        self, device: Key, report: report_pb2.Report, *, first: bool = False
+    ) -> None:
         """Store a report.
+
+        Args:
+            device: Whose.
+            report: As received.
+            first: Whether it is the first one of its session.
 
         Raises:
             NotFoundError: There is no such device.
@@ -87,7 +96,7 @@ class Ingest:
         async def work(transaction: Transaction) -> None:
             stored = await transaction.get(Device, device.namespace, device.name)
             if 0 < report.sequence <= _MAX_INT and (
-                report.sequence > stored.status.report_sequence
+                first or report.sequence > stored.status.report_sequence
             ):
                 apply_report(stored, report, now=self._clock.now())
                 await transaction.update_status(stored)

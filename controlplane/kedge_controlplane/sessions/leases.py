@@ -3,7 +3,8 @@
 
 A beat never becomes an object write. Killed, the table is a few seconds old. Time
 during which this process did not listen says nothing about devices, so right after a
-start every device that the table knows counts as heard of just now.
+start nothing can be said of a device that the table knows: until it is heard of, or the
+time that makes a device Offline has passed.
 """
 
 import logging
@@ -31,6 +32,7 @@ class LeaseBook:
         self._every_s = every.total_seconds()
         self._seen: dict[Key, datetime] = {}
         self._unsaved: dict[Key, datetime] = {}
+        self._unheard: set[Key] = set()  # of those that the table knew at the start
         self._was_fresh: set[Key] = set()
         self._started = clock.now()
 
@@ -38,27 +40,36 @@ class LeaseBook:
         """Read the table; before anything else is called."""
         stored = await leases.all_seen(self._store)
         self._seen = {Key(*device): moment for device, moment in stored.items()}
+        self._unheard = set(self._seen)
         self._was_fresh = set(self._seen)
         self._started = self._clock.now()
 
     def renew(self, device: Key) -> None:
         """Note that the device was heard of."""
         self._seen[device] = self._unsaved[device] = self._clock.now()
+        self._unheard.discard(device)
 
     def forget(self, device: Key) -> None:
         """The device is gone for good."""
         for book in (self._seen, self._unsaved):
             book.pop(device, None)
+        self._unheard.discard(device)
         self._was_fresh.discard(device)
 
     def last_seen(self, device: Key) -> datetime | None:
         return self._seen.get(device)
 
-    def fresh(self, device: Key) -> bool:
-        seen = self._seen.get(device)
+    def fresh(self, device: Key) -> bool | None:
+        """Say whether the device was heard of recently; None: it is too early to say.
+
+        It is too early right after the start, for devices that the table knows.
+        """
+        now, seen = self._clock.now(), self._seen.get(device)
         if seen is None:
             return False
-        return self._clock.now() - max(seen, self._started) < self._offline_after
+        if device in self._unheard:
+            return None if now - self._started < self._offline_after else False
+        return now - seen < self._offline_after
 
     async def run(self, changed: Callable[[Key], None]) -> None:
         """Flush until cancelled; call `changed` for devices that came or went."""
@@ -81,7 +92,7 @@ class LeaseBook:
             self._unsaved = unsaved | self._unsaved
 
     def _turned(self) -> list[Key]:
-        fresh = {device for device in self._seen if self.fresh(device)}
+        fresh = {device for device in self._seen if self.fresh(device) is not False}
         turned = sorted(fresh ^ self._was_fresh)
         self._was_fresh = fresh
         return turned

@@ -38,7 +38,7 @@ ROOT_LIFE: Final = timedelta(days=3650)
 SERVER_LIFE: Final = timedelta(days=397)
 DEVICE_LIFE: Final = timedelta(days=90)
 
-_RENEW_SERVER: Final = timedelta(days=30)
+_RENEW_SERVER: Final = SERVER_LIFE / 3
 _SKEW: Final = timedelta(minutes=5)
 """Certificates begin this much earlier: devices' clocks are not exact."""
 

@@ -7,8 +7,6 @@ publishers' statements: the director adds who, when and in which order, never wh
 bytes are. The object is immutable.
 """
 
-import base64
-import binascii
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +17,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer._crypto_signer import CryptoSigner
 
 from kedge_controlplane.errors import TrustError
-from kedge_controlplane.model.artifact import DsseEnvelope
 from kedge_controlplane.model.quantity import parse_bytes, parse_duration
 from kedge_controlplane.model.template_version import (
     ResolvedArtifact,
@@ -27,6 +24,7 @@ from kedge_controlplane.model.template_version import (
     TemplateVersion,
 )
 from kedge_controlplane.trust.files import read_or_create
+from kedge_controlplane.trust.statements import to_wire
 from kedge_wire import dsse
 from kedge_wire.v1.order_pb2 import (
     Artifact,
@@ -34,7 +32,6 @@ from kedge_wire.v1.order_pb2 import (
     InferencePolicy,
     Limits,
     Order,
-    Signature,
     Workload,
 )
 
@@ -86,17 +83,24 @@ class Director:
         """Sign the desired state of one device; without a template it runs nothing.
 
         Raises:
-            TrustError: The template's statements do not decode, or the order is too
-            long.
+            TrustError: The template's statements do not decode, a number of it is out
+            of range, or the order is too long.
         """
-        order = Order(device=device, tenant=namespace, generation=generation)
-        order.issued.FromDatetime(now)
-        order.expires.FromDatetime(now + ORDER_LIFE)
-        if template is not None:
-            order.template_version = template.name
-            order.workloads.extend(
-                _workload(workload, template) for workload in template.spec.workloads
-            )
+        try:
+            order = Order(device=device, tenant=namespace, generation=generation)
+            order.issued.FromDatetime(now)
+            order.expires.FromDatetime(now + ORDER_LIFE)
+            if template is not None:
+                order.template_version = template.name
+                order.workloads.extend(
+                    _workload(workload, template)
+                    for workload in template.spec.workloads
+                )
+        except (ValueError, OverflowError) as exc:
+            raise TrustError(
+                f"order of {namespace}/{device}: expected numbers within their "
+                f"bounds: {exc}"
+            ) from exc
         payload = order.SerializeToString(deterministic=True)
         if len(payload) > MAX_ORDER_BYTES:
             raise TrustError(
@@ -143,22 +147,7 @@ def _artifact(kind: Artifact.Kind.ValueType, resolved: ResolvedArtifact) -> Arti
         version=resolved.version,
         sha256=resolved.artifact.sha256,
         length=resolved.artifact.length,
-        statement=_statement(resolved.statement, f"{resolved.name}@{resolved.version}"),
+        statement=to_wire(
+            resolved.statement, what=f"{resolved.name}@{resolved.version}"
+        ),
     )
-
-
-def _statement(envelope: DsseEnvelope, what: str) -> Envelope:
-    try:
-        return Envelope(
-            payload_type=envelope.payload_type,
-            payload=base64.b64decode(envelope.payload, validate=True),
-            signatures=[
-                Signature(
-                    keyid=signature.keyid,
-                    sig=base64.b64decode(signature.sig, validate=True),
-                )
-                for signature in envelope.signatures
-            ],
-        )
-    except binascii.Error as exc:
-        raise TrustError(f"statement of {what}: expected base64") from exc

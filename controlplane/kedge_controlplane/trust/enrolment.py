@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Enrolment: a one-time token and a certificate request become a device.
 
-    token valid? ── unused ──▶ EnrollmentRequest, Device, certificate, token used: one
-    transaction
-                 └─ used by the same key ──▶ the same answer again
+    token valid? ─┬─ unused ──────────────▶ one transaction: EnrollmentRequest, Device,
+                  │                         certificate, and the token is used
+                  ├─ used by the same key ─▶ the same answer again
+                  └─ anything else ────────▶ refused
 
 The request is named after its token, so a device that lost the answer asks again and
 gets it. A crash leaves the token unused or everything in place. Of the certificate

@@ -262,3 +262,29 @@ def test_a_component_may_export_more_than_the_world_asks_for() -> None:
     }
 
     assert check({}, {**exports, "extra#f": "func()"}) == []
+
+
+def test_names_are_charged_as_often_as_types_repeat_them() -> None:
+    functions = "".join(f'(import "f{i}" (func (type $long)))' for i in range(300))
+    parameter = "x" * 4000
+
+    (problem,) = problems_of(
+        component(f'(type $long (func (param "{parameter}" u8))) {functions}')
+    )
+
+    assert problem == "expected names of at most 1000000 characters in all"
+
+
+def test_a_problem_repeats_little_of_what_was_found() -> None:
+    problems = problems_of(component(f'(import "{"x" * 4000}" (func))'))
+
+    assert max(map(len, problems)) < 1000
+    assert problems[0].startswith(f"import {'x' * 400}...: not provided")
+
+
+def test_resource_types_are_counted() -> None:
+    resources = "".join(f'(import "r{i}" (type (sub resource)))' for i in range(600))
+
+    (problem,) = problems_of(component(resources))
+
+    assert problem == "expected at most 500 resource types"

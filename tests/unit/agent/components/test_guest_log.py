@@ -52,17 +52,18 @@ def test_a_line_carries_level_tenant_and_workload(
 
     (line,) = lines
     assert line.levelno == logging.WARNING
-    assert line.getMessage() == "guest: dim light"
+    # In the text too: plain log formats drop the fields.
+    assert line.getMessage() == "guest: tenant=acme workload=camera: dim light"
     assert (field(line, "tenant"), field(line, "workload")) == ("acme", "camera")
 
 
 def test_a_line_is_cut_and_stays_one_line(lines: list[logging.LogRecord]) -> None:
     log = GuestLog(tenant="acme", workload="camera")
 
-    log.write("info", "a\nb\x1b[2J" + "é" * MAX_LINE_BYTES)
+    log.write("info", "a\nb\x1b[2J\x85\x9b\u2028" + "é" * MAX_LINE_BYTES)
 
-    message = lines[0].getMessage().removeprefix("guest: ")
-    assert message.startswith("a\\x0ab\\x1b[2Jé")
+    message = lines[0].getMessage().removeprefix("guest: tenant=acme workload=camera: ")
+    assert message.startswith("a\\x0ab\\x1b[2J\\x85\\x9b\\u2028é")
     assert MAX_LINE_BYTES - 2 <= len(message.replace("\\x0a", "\n").encode()) <= 4200
 
 
@@ -96,5 +97,7 @@ async def test_a_component_writes_through_its_pool(
     await pool.health()
     await pool.close()
 
-    assert [line.getMessage() for line in lines] == ["guest: guest!"]
+    assert [line.getMessage() for line in lines] == [
+        "guest: tenant=acme workload=camera: guest!"
+    ]
     assert lines[0].levelno == logging.ERROR

@@ -64,14 +64,30 @@ async def test_metadata_says_what_goes_in_and_out(
     metadata = (await pools(shipped, config=text())).metadata
 
     assert (metadata.name, metadata.version) == ("image-classifier", "0.1.0")
-    assert metadata.accepts == TensorSpec(name="raw", datatype="UINT8", shape=(-1,))
-    assert [str(spec) for spec in metadata.model_inputs] == ["* FP32[?,?,?,?]"]
-    assert [str(spec) for spec in metadata.model_outputs] == ["* FP32[?,?]"]
+    assert metadata.accepts == TensorSpec(name="raw", datatype="UINT8", shape=(12,))
+    assert [str(spec) for spec in metadata.model_inputs] == ["image FP32[?,3,2,2]"]
+    assert [str(spec) for spec in metadata.model_outputs] == ["scores FP32[?,?]"]
     assert [str(spec) for spec in metadata.returns] == [
         "label BYTES[?]",
         "score FP32[?]",
         "index INT64[?]",
     ]
+
+
+async def test_metadata_before_the_configuration_leaves_sizes_and_names_free(
+    shipped: CompiledComponent,
+) -> None:
+    deadline = time.monotonic() + 10
+    log = GuestLog(tenant="t", workload="w")
+    instance = Instance(
+        shipped, models={}, limits=InstanceLimits(), log=log, deadline=deadline
+    )
+    metadata = instance.metadata(deadline=deadline)
+    instance.close()
+
+    assert str(metadata.accepts) == "raw UINT8[?]"
+    assert [str(spec) for spec in metadata.model_inputs] == ["* FP32[?,?,?,?]"]
+    assert [str(spec) for spec in metadata.model_outputs] == ["* FP32[?,?]"]
 
 
 async def test_the_best_classes_come_first_with_label_score_and_index(

@@ -2,6 +2,7 @@
 """Tensor operations against plain statements of what they mean."""
 
 import math
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -41,6 +42,55 @@ def test_top_k_is_a_stable_sort_cut_short(
         wanted = sorted(range(last), key=lambda i: (-row[i], i))[:k]
         assert indices[position].tolist() == wanted
         assert values[position].tolist() == [float(row[i]) for i in wanted]
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f8", "<i8", "|u1", "<u8"])
+@pytest.mark.parametrize("k", [1, 5, 69_990, 70_000])
+def test_top_k_of_long_rows_keeps_the_rule_for_equal_ones(dtype: str, k: int) -> None:
+    random = np.random.default_rng(7)
+    rows = random.integers(0, 50, (2, 70_000)).astype(dtype)
+    if rows.dtype.kind == "f":
+        rows[random.random(rows.shape) < 0.1] = np.nan
+
+    _, indices = operations.top_k(rows, k)
+
+    wanted = np.argsort(-rows.astype(np.float64), axis=-1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(indices, wanted)
+
+
+@pytest.mark.parametrize("k", [5, 500_000])
+def test_top_k_takes_no_more_memory_than_it_is_charged(k: int) -> None:
+    row = np.random.default_rng(7).random(500_000, np.float32)
+
+    tracemalloc.start()
+    operations.top_k(row, k)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak <= operations.top_k_bytes(row, k)
+    assert operations.top_k_bytes(row, 5) < 7 * row.nbytes
+
+
+def test_no_elements_in_a_shape_that_nothing_can_hold_are_refused() -> None:
+    empty = np.empty(0, np.float32)
+    huge = [0, 2**32 - 1, 2**32 - 1, 2**32 - 1]
+
+    with pytest.raises(Refusal, match="that NumPy can hold") as caught:
+        operations.reshape(empty, huge)
+    assert caught.value.reason is Reason.INVALID_ARGUMENT
+    for element in ("fp32", "bytes"):
+        with pytest.raises(Refusal, match="that NumPy can hold"):
+            operations.from_bytes(huge, element, b"")
+
+
+def test_numbers_behind_handles_run_out_before_they_are_used_twice() -> None:
+    table = TensorTable(TensorLimits())
+    table._last = 2**32 - 2
+
+    assert table.worn_out
+    assert table.add(np.zeros(1)) == 2**32 - 1
+    with pytest.raises(Refusal, match="used up"):
+        table.add(np.zeros(1))
 
 
 def test_top_k_puts_nan_last_and_keeps_infinities_in_order() -> None:

@@ -3,18 +3,22 @@
 
 import asyncio
 import gc
+import itertools
 import json
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final
 
 import numpy as np
 import pytest
 
+from kedge_agent.components.calls import CallError
 from kedge_agent.components.engine import CompiledComponent, ComponentEngine
 from kedge_agent.components.instance import Instance, InstanceLimits
+from kedge_agent.components.worker import Job, Worker
 from kedge_agent.errors import (
     ComponentError,
     ConfigError,
@@ -191,6 +195,100 @@ async def test_health_says_what_the_component_says(pools: PoolMaker) -> None:
         await ill.health()
 
 
+async def test_a_health_that_never_answers_is_ill_and_not_busy(
+    pools: PoolMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kedge_agent.components.pool.HEALTH_S", 0.1)
+    pool = await pools(guest(health=FOREVER))
+
+    with pytest.raises(GuestError, match="the component was stopped"):
+        await pool.health()
+
+
+async def test_health_that_waits_too_long_for_an_instance_says_nothing(
+    pools: PoolMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kedge_agent.components.pool.HEALTH_S", 0.05)
+    pool = await pools(guest(preprocess=FOREVER), wall_time_s=0.3)
+
+    looping = asyncio.create_task(pool.infer(RAW, {}))
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match="every instance is busy"):
+        await pool.health()
+    with pytest.raises(OverloadedError):
+        await looping
+
+
+async def test_a_configuration_that_is_no_unicode_is_refused(pools: PoolMaker) -> None:
+    with pytest.raises(ConfigError, match="config: expected Unicode"):
+        await pools(guest(), config='{"unit": "\ud800"}')
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("full"), CallError("link"), ComponentError("no")]
+)
+async def test_an_instance_that_cannot_be_replaced_leaves_no_request_unanswered(
+    shipped: CompiledComponent, model: LoadedModel, error: Exception
+) -> None:
+    turn = itertools.count()
+
+    def make() -> Instance:
+        if next(turn) in (1, 2):
+            raise error
+        return Instance(
+            shipped,
+            models={"default": model},
+            limits=InstanceLimits(),
+            log=GuestLog(tenant="acme", workload="camera"),
+            deadline=time.monotonic() + 5,
+        )
+
+    def break_it(instance: Instance) -> None:
+        instance.broken = True
+
+    jobs: SimpleQueue[Job | None] = SimpleQueue()
+    worker = Worker(make, jobs, name="component-0")
+    await worker.start()
+    loop = asyncio.get_running_loop()
+    settled: list[int] = []
+    answers = [loop.create_future() for _ in range(3)]
+    for number, answer in enumerate(answers):
+
+        def settle(number: int = number) -> None:
+            settled.append(number)
+
+        jobs.put(Job(call=break_it, answer=answer, settled=settle, loop=loop))
+    jobs.put(None)
+
+    results = await asyncio.gather(*answers, return_exceptions=True)
+    await worker.ended()
+
+    assert settled == [0, 1, 2]
+    assert [type(result) for result in results] == [
+        type(None),
+        TrapError,  # neither the replacement nor its second try
+        type(None),
+    ]
+
+
+async def test_a_host_function_past_the_deadline_does_no_work(
+    pools: PoolMaker,
+) -> None:
+    # Straight on through calls of the host: no loop in which an epoch could stop it.
+    again = """
+        (call $infer (i32.load (i32.const 1028)) (local.get 0) (local.get 1)
+          (i32.const 2048))"""
+    slow = SlowModel(inputs=(), outputs=(), providers=("slow",))
+    body = f"""
+        (call $load (i32.const 264) (i32.const 7) (i32.const 1024))
+        {again * 20} (i32.const 2048)"""
+    pool = await pools(guest(forward=body), models={"default": slow}, wall_time_s=0.2)
+
+    with pytest.raises(OverloadedError):
+        await pool.infer(RAW, {})
+    assert slow.runs <= 3
+
+
 async def test_a_refused_configuration_stops_the_start_and_frees_every_thread(
     pools: PoolMaker,
 ) -> None:
@@ -333,7 +431,10 @@ async def test_a_model_refuses_missing_inputs_to_the_component(
 class SlowModel(LoadedModel):
     """Takes longer than the request may."""
 
+    runs = 0
+
     def _run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.runs += 1
         time.sleep(0.15)
         return dict(inputs)
 

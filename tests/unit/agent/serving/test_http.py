@@ -365,5 +365,11 @@ async def test_slow_answer_is_not_taken_for_an_idle_connection(
         assert answer.status_code == 200
 
 
-async def test_an_empty_catalogue_is_ready() -> None:
-    assert InferenceService(MemoryCatalogue()).ready()
+def test_a_server_is_ready_once_it_has_models_and_all_are() -> None:
+    catalogue = MemoryCatalogue()
+    service = InferenceService(catalogue)
+    assert not service.ready()
+    catalogue.add(OddModel("stuck"))
+    assert service.ready()
+    catalogue.add(OddModel("loading"))
+    assert not service.ready()

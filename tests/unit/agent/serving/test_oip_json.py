@@ -15,7 +15,12 @@ from kedge_agent.serving.oip import InferAnswer, InferRequest, Limits, Requested
 from kedge_agent.serving.oip_json import encode_answer, parse_request
 
 LIMITS = Limits(
-    body_bytes=4096, json_bytes=2048, listed_elements=64, tensors=4, timeout_s=1
+    body_bytes=4096,
+    json_bytes=2048,
+    listed_elements=64,
+    tensors=4,
+    parameters_bytes=1024,
+    timeout_s=1,
 )
 EXTREMES: dict[str, list[Any]] = {
     "BOOL": [True, False],
@@ -55,6 +60,10 @@ def parse(
 def answer(*outputs: tuple[str, np.ndarray], **members: Any) -> InferAnswer:
     fields: dict[str, Any] = {"id": "", "parameters": {}} | members
     return InferAnswer(model_name="m", model_version="1", outputs=outputs, **fields)
+
+
+def encode(answer: InferAnswer, request: InferRequest) -> tuple[bytes, int | None]:
+    return encode_answer(answer, request, limits=LIMITS)
 
 
 def elements(values: list[Any], datatype: str) -> list[Any]:
@@ -318,7 +327,7 @@ def decoded(body: bytes, json_end: int | None) -> dict[str, Any]:
 def test_answer_in_json() -> None:
     text = np.array([b"a", "ä".encode()], dtype=object)
     numbers = np.arange(4, dtype=np.float16).reshape(2, 2).T
-    body, json_end = encode_answer(
+    body, json_end = encode(
         answer(("t", text), ("n", numbers), id="7", parameters={"k": "v"}),
         parse(tensor()),
     )
@@ -347,9 +356,7 @@ def test_answer_in_binary_follows_the_json() -> None:
             {"name": "n"},
         ],
     )
-    body, json_end = encode_answer(
-        answer(("t", text), ("j", number), ("n", number)), request
-    )
+    body, json_end = encode(answer(("t", text), ("j", number), ("n", number)), request)
     assert body[json_end:] == b"\x01\0\0\0\xff\0\0\0\0" + b"\x07\0"
     outputs = decoded(body, json_end)["outputs"]
     assert [output.get("parameters") for output in outputs] == [size(9), None, size(2)]
@@ -358,20 +365,43 @@ def test_answer_in_binary_follows_the_json() -> None:
 
 def test_nan_leaves_as_null_in_json_and_as_itself_in_binary() -> None:
     array = np.array([np.nan], dtype=np.float32)
-    body, _ = encode_answer(answer(("y", array)), parse(tensor()))
+    body, _ = encode(answer(("y", array)), parse(tensor()))
     assert orjson.loads(body)["outputs"][0]["data"] == [None]
     request = parse(tensor(), parameters={"binary_data_output": True})
-    body, json_end = encode_answer(answer(("y", array)), request)
+    body, json_end = encode(answer(("y", array)), request)
     assert np.isnan(np.frombuffer(body[json_end:], dtype=np.float32)).all()
 
 
 def test_bytes_that_are_not_text_need_binary() -> None:
     array = np.array([b"\xff"], dtype=object)
     with pytest.raises(InvalidRequestError, match=r"y: .* ask for it with binary_data"):
-        encode_answer(answer(("y", array)), parse(tensor()))
+        encode(answer(("y", array)), parse(tensor()))
 
 
 def test_output_without_a_datatype_of_the_protocol_is_the_models_fault() -> None:
     array = np.zeros(1, dtype=np.complex64)
     with pytest.raises(GuestError, match=r"output y: .* found complex64"):
-        encode_answer(answer(("y", array)), parse(tensor()))
+        encode(answer(("y", array)), parse(tensor()))
+
+
+def test_outputs_of_many_elements_need_binary() -> None:
+    half = np.zeros(LIMITS.listed_elements // 2 + 1, dtype=np.uint8)
+    encode(answer(("y", half)), parse(tensor()))
+    two = answer(("y", half), ("z", half))
+    with pytest.raises(InvalidRequestError, match=r"found 66 .* with binary_data"):
+        encode(two, parse(tensor()))
+    binary = parse(tensor(), parameters={"binary_data_output": True})
+    assert encode(two, binary)[1] is not None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "why"),
+    [
+        ({str(n): n for n in range(65)}, "expected at most 64, found 65"),
+        ({"k": "ä" * 600}, "expected at most 1024 bytes, found 1201"),
+    ],
+    ids=["too many", "too long"],
+)
+def test_parameters_are_bounded(parameters: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidRequestError, match=rf"parameters: {why}"):
+        parse(tensor(), parameters=parameters)

@@ -304,6 +304,13 @@ MALFORMED: dict[str, tuple[Any, str]] = {
         request(raw_input_contents=[bytes(15)]),
         "tensor x: expected 16 bytes .* found 15",
     ),
+    "many parameters": (
+        request(
+            parameters={str(n): {"int64_param": n} for n in range(65)},
+            raw_input_contents=[bytes(16)],
+        ),
+        "parameters: expected at most 64, found 65",
+    ),
     "an output twice": (
         request(outputs=[{"name": "y"}] * 2, raw_input_contents=[bytes(16)]),
         "outputs: expected each once",
@@ -328,7 +335,7 @@ def test_malformed_message_is_refused(stub: Any, message: Any, why: str) -> None
 def test_message_over_the_limit_is_refused(stub: Any) -> None:
     with pytest.raises(grpc.RpcError, match="larger than max") as caught:
         stub.ModelInfer(
-            request(raw_input_contents=[bytes(64 * 1024 * 1024)]), timeout=10
+            request(raw_input_contents=[bytes(16 * 1024 * 1024)]), timeout=10
         )
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 

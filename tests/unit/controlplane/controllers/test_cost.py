@@ -41,7 +41,9 @@ async def test_queries_of_a_pass_do_not_depend_on_the_number_of_devices(
     counts: list[int] = []
     async with migrated_store(tmp_path) as store:
         await store.create(fleet("cams", await release(store, "1")))
-        controller = FleetController(store=store, clock=ManualClock(START))
+        controller = FleetController(
+            store=store, clock=ManualClock(START), listening_since=START
+        )
         for size in (2, 20):
             for number in range(size):
                 await store.create(Device(metadata=named(f"d-{size}-{number}")))

@@ -13,11 +13,16 @@ from kedge_controlplane.model.fleet import (
     RolloutPolicy,
 )
 from kedge_controlplane.model.meta import Condition
-from kedge_controlplane.model.rollout import BatchPhase, Rollout, RolloutPhase
+from kedge_controlplane.model.rollout import (
+    BatchPhase,
+    Rollout,
+    RolloutPhase,
+    RolloutSpec,
+)
 from kedge_controlplane.model.template_version import TemplateVersion
 from kedge_wire.v1.order_pb2 import Order
 from kedge_wire.v1.report_pb2 import Report
-from tests.simulators.controlplane import fleet, release
+from tests.simulators.controlplane import fleet, named, release
 from tests.simulators.enrolled_device import rolled_back, succeeded
 from tests.unit.controlplane.controllers.world import World, running_world
 
@@ -232,6 +237,125 @@ async def test_controllers_that_crashed_go_on_where_they_were(world: World) -> N
     await world.until_phase("cams-1", RolloutPhase.COMPLETED)
     assert len((await world.store.list(Rollout)).items) == 1
     assert len(first.orders) == 1
+
+
+async def test_device_that_recovers_lets_its_rollout_go_on(world: World) -> None:
+    broken = await world.add_device("d0", answer=rolled_back)
+    slow = await world.add_device("d1", answer=silent)
+    other = await world.add_device("d2")
+    wanted = await release(world.store, "1")
+    await world.store.create(fleet("cams", wanted, policy=canary(2)))
+    await world.until_phase("cams-1", RolloutPhase.PAUSED)
+    await broken.report(succeeded(broken.orders[0]))
+    going_on = await world.until_phase("cams-1", RolloutPhase.PROGRESSING)
+    [batch, _] = going_on.status.batches
+    assert (batch.phase, batch.failed) == (BatchPhase.PROGRESSING, 0)
+    assert not other.orders
+    await world.until(Device, "d1", lambda d: d.status.order.generation == 1)
+    await world.resync()
+    await slow.report(succeeded(slow.orders[0]))
+    await world.until_phase("cams-1", RolloutPhase.COMPLETED)
+    assert len(other.orders) == 1
+
+
+async def test_outage_of_the_control_plane_fails_no_device(world: World) -> None:
+    slow = await world.add_device("d0", answer=silent)
+    wanted = await release(world.store, "1")
+    await world.store.create(fleet("cams", wanted, policy=canary(timeout="10m")))
+    await world.until(Device, "d0", lambda d: d.status.order.generation == 1)
+    await world.resync()
+    await world.stop()
+    world.clock.advance(timedelta(hours=2))
+    world.start()
+    await world.resync()
+    running = await world.get(Rollout, "cams-1")
+    assert running.status.phase is RolloutPhase.PROGRESSING
+    await slow.report(succeeded(slow.orders[0]))
+    await world.until_phase("cams-1", RolloutPhase.COMPLETED)
+
+
+async def test_canary_that_selects_nobody_holds_the_fleet_until_it_does(
+    world: World,
+) -> None:
+    device = await world.add_device("d0")
+    policy = canary(1)
+    policy.device_selection.sequence[0].selector.match_labels["ring"] = "canary"
+    wanted = await release(world.store, "1")
+    await world.store.create(fleet("cams", wanted, policy=policy))
+    halted = await world.until_phase("cams-1", RolloutPhase.PAUSED)
+    assert halted.status.message == "batch b0: no device matches"
+    await world.resync()
+    assert not device.orders
+    first = await world.add_device("d9", labels={"ring": "canary"})
+    done = await world.until_phase("cams-1", RolloutPhase.COMPLETED)
+    assert [batch.devices for batch in done.status.batches] == [["d9"], ["d0"]]
+    assert len(first.orders) == len(device.orders) == 1
+
+
+async def test_fleet_deleted_while_nobody_watched_stops_its_rollout(
+    world: World,
+) -> None:
+    await world.add_device("d0", answer=silent)
+    wanted = await release(world.store, "1")
+    await world.store.create(fleet("cams", wanted))
+    await world.until(Device, "d0", lambda d: d.status.order.generation == 1)
+    await world.resync()
+    await world.stop()
+    await world.store.delete(Fleet, "default", "cams")
+    world.start()
+    ended = await world.until_phase("cams-1", RolloutPhase.ABORTED)
+    assert ended.status.message == "the fleet is gone"
+
+
+async def test_deleted_template_version_in_use_is_made_again(world: World) -> None:
+    await world.add_device("d0")
+    wanted = await release(world.store, "1")
+    await world.store.create(fleet("cams", wanted))
+    done = await world.until_phase("cams-1", RolloutPhase.COMPLETED)
+    name = done.spec.template_version
+    before = await world.get(TemplateVersion, name)
+    await world.store.delete(TemplateVersion, "default", name)
+    again = await world.until(
+        TemplateVersion, name, lambda t: t.metadata.uid != before.metadata.uid
+    )
+    assert again.spec == before.spec
+    assert len((await world.store.list(Rollout)).items) == 1
+
+
+async def test_rollout_of_another_fleet_may_have_the_name_that_is_next(
+    world: World,
+) -> None:
+    wanted = await release(world.store, "1")
+    other = RolloutSpec(fleet="other", template_version="other-1")
+    await world.store.create(Rollout(metadata=named("cams-1"), spec=other))
+    huge = f"cams-{10**20}"
+    await world.store.create(Rollout(metadata=named(huge), spec=other))
+    await world.store.create(fleet("cams", wanted))
+    mine = await world.until_phase("cams-2", RolloutPhase.COMPLETED)
+    assert mine.spec.fleet == "cams"
+
+
+async def test_history_of_a_fleet_is_kept_short(world: World) -> None:
+    releases = [await release(world.store, str(number)) for number in range(1, 13)]
+    lab = {"site": "lab"}
+    await world.add_device("d0", labels=lab)
+    left = await world.add_device("d1", labels=lab)
+    await world.store.create(fleet("cams", releases[0], labels=lab))
+    done = await world.until_phase("cams-1", RolloutPhase.COMPLETED)
+    relabelled = await world.get(Device, "d1")
+    relabelled.metadata.labels = {}
+    relabelled.metadata.resource_version = None
+    await world.store.update(relabelled)
+    for number, wanted in enumerate(releases[1:], start=2):
+        await change_release(world, "cams", wanted)
+        await world.until_phase(f"cams-{number}", RolloutPhase.COMPLETED)
+    await world.resync()
+    rollouts = (await world.store.list(Rollout)).items
+    assert {r.name for r in rollouts} == {f"cams-{n}" for n in range(3, 13)}
+    templates = {t.name for t in (await world.store.list(TemplateVersion)).items}
+    in_use = {r.spec.template_version for r in rollouts} | {done.spec.template_version}
+    assert templates == in_use
+    assert len(left.orders) == 1
 
 
 async def test_pass_without_news_writes_nothing(world: World) -> None:

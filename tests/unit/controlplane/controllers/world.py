@@ -155,12 +155,16 @@ class World:
 
     async def restart(self) -> None:
         """End the controllers as a crash does, and start new ones."""
+        await self.stop()
+        self.start()
+
+    async def stop(self) -> None:
+        """End the controllers as a crash does."""
         loops = [task for task in self.running if task.get_name().startswith("loop ")]
         for task in loops:
             task.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
         self.running = [task for task in self.running if task not in loops]
-        self.start()
 
     def start(self) -> None:
         self.controllers = {
@@ -171,7 +175,11 @@ class World:
                 sessions=self.hub,
                 leases=self.leases,
             ),
-            "fleets": FleetController(store=self.store, clock=self.clock),
+            "fleets": FleetController(
+                store=self.store,
+                clock=self.clock,
+                listening_since=self.clock.now(),
+            ),
         }
         for name, controller in self.controllers.items():
             loop = Loop(controller, store=self.store, clock=self.clock)

@@ -19,6 +19,7 @@ from kedge_controlplane.rollout.state import (
     JoinBatch,
     Outcome,
     Pause,
+    Resume,
     Snapshot,
     StartBatch,
 )
@@ -52,6 +53,7 @@ def snapshot(
         phase=phase,
         obsolete="",
         update_timeout=HOUR,
+        listening_since=NOW - 24 * HOUR,
         steps=steps,
         batches=tuple(BatchState() for _ in steps),
         devices=devices,
@@ -190,7 +192,7 @@ def test_next_deadline_is_the_earliest_of_the_moving_devices() -> None:
 
 @pytest.mark.parametrize("phase", [RolloutPhase.PAUSED, RolloutPhase.ABORTED])
 def test_halted_rollout_moves_nobody(phase: RolloutPhase) -> None:
-    halted = replace(started(members(a=OK)), phase=phase)
+    halted = replace(started(members(a=BAD)), phase=phase)
     newcomer = {**halted.devices, "new": DeviceState(name="new", labels={})}
     assert decide(replace(halted, devices=newcomer), NOW) == []
 
@@ -208,6 +210,93 @@ def test_newer_rollout_aborts_an_unfinished_one(phase: RolloutPhase) -> None:
 def test_newer_rollout_leaves_an_ended_one_alone(phase: RolloutPhase) -> None:
     old = replace(snapshot(fleet(2)), phase=phase, obsolete="superseded by cams-2")
     assert decide(old, NOW) == []
+
+
+def paused(running: Snapshot) -> Snapshot:
+    """Pause a running first batch as the controller does."""
+    failed = replace(running.batches[0], phase=BatchPhase.FAILED)
+    return replace(
+        running,
+        phase=RolloutPhase.PAUSED,
+        batches=(failed, *running.batches[1:]),
+    )
+
+
+def test_device_that_recovers_resumes_its_rollout() -> None:
+    assert decide(paused(started(members(a=BAD, b=OK), batches=2)), NOW) == []
+    recovered = paused(started(members(a=OK, b=OK), batches=2))
+    assert decide(recovered, NOW) == [Resume(index=0)]
+
+
+def test_failed_device_that_leaves_resumes_its_rollout() -> None:
+    halted = paused(started(members(a=BAD, b=OK)))
+    left = replace(halted, devices={"b": halted.devices["b"]})
+    assert decide(left, NOW) == [Resume(index=0)]
+
+
+def test_late_device_keeps_a_rollout_paused_when_the_server_starts_again() -> None:
+    halted = replace(paused(started(members(a=MOVING))), listening_since=NOW + HOUR)
+    assert decide(halted, NOW + HOUR) == []
+
+
+def test_time_in_which_nobody_listened_is_not_held_against_a_device() -> None:
+    back = NOW + 3 * HOUR
+    running = replace(started(members(a=MOVING)), listening_since=back)
+    assert decide(running, back) == []
+    assert next_deadline(running, back) == back + HOUR
+    assert isinstance(decide(running, back + HOUR)[0], Pause)
+
+
+LAB = LabelSelector(match_labels={"site": "lab"})
+
+
+def narrowed(snapshot: Snapshot, index: int = 0) -> Snapshot:
+    """Let one of the batches select the lab's devices only."""
+    steps = list(snapshot.steps)
+    steps[index] = replace(steps[index], selector=LAB)
+    return replace(snapshot, steps=tuple(steps))
+
+
+def test_batch_that_selects_nobody_does_not_let_the_others_through() -> None:
+    base = narrowed(snapshot(fleet(3), 2))
+    message = "batch batch-1: no device matches"
+    assert decide(base, NOW) == [Pause(index=0, message=message)]
+    halted = paused(base)
+    assert decide(halted, NOW) == []
+    lab = replace(halted.devices["d01"], labels={"site": "lab"})
+    found = replace(halted, devices={**halted.devices, "d01": lab})
+    assert decide(found, NOW) == [Resume(index=0)]
+    goes_on = replace(base, devices=found.devices, phase=RolloutPhase.PROGRESSING)
+    assert decide(goes_on, NOW)[0] == StartBatch(index=0, devices=("d01",))
+
+
+def test_canary_that_left_unfinished_does_not_let_the_others_through() -> None:
+    running = narrowed(started(members(a=MOVING), batches=2))
+    others = replace(running, devices=fleet(3))
+    message = "batch batch-1: no device is left to prove it"
+    assert decide(others, NOW) == [Pause(index=0, message=message)]
+    assert decide(paused(others), NOW) == []
+
+
+def test_batch_whose_devices_all_left_starts_over_with_others() -> None:
+    running = started(members(a=MOVING), batches=2)
+    assert decide(replace(running, devices=fleet(3)), NOW) == [
+        StartBatch(index=0, devices=("d00",)),
+        AssignTemplate(device="d00"),
+    ]
+
+
+def test_batch_whose_devices_an_earlier_one_took_is_empty_and_finishes() -> None:
+    base = narrowed(narrowed(started(members(a=OK), batches=3), 0), 1)
+    done = replace(base.batches[0], phase=BatchPhase.COMPLETED)
+    lab = replace(base.devices["a"], labels={"site": "lab"})
+    second = replace(
+        base, batches=(done, *base.batches[1:]), devices={**fleet(2), "a": lab}
+    )
+    assert decide(second, NOW) == [StartBatch(index=1, devices=())]
+    empty = BatchState(phase=BatchPhase.PROGRESSING, started=NOW)
+    begun = replace(second, batches=(done, empty, base.batches[2]))
+    assert decide(begun, NOW) == [FinishBatch(index=1)]
 
 
 def test_newcomer_joins_the_running_last_batch() -> None:
@@ -245,7 +334,7 @@ def test_device_that_left_the_fleet_no_longer_counts() -> None:
     ]
 
 
-def test_empty_batch_finishes() -> None:
+def test_batches_of_a_fleet_without_devices_finish() -> None:
     assert decide(started({}, batches=2), NOW) == [FinishBatch(index=0)]
 
 

@@ -22,6 +22,7 @@ from kedge_controlplane.rollout.state import (
     JoinBatch,
     Outcome,
     Pause,
+    Resume,
     Snapshot,
     StartBatch,
 )
@@ -79,8 +80,15 @@ class World:
                 self._batch(index, done)
             case Complete():
                 self.snapshot = replace(snap, phase=RolloutPhase.COMPLETED)
-            case Pause():
-                self.snapshot = replace(snap, phase=RolloutPhase.PAUSED)
+            case Pause(index=index):
+                self._batch(
+                    index, replace(snap.batches[index], phase=BatchPhase.FAILED)
+                )
+                self.snapshot = replace(self.snapshot, phase=RolloutPhase.PAUSED)
+            case Resume(index=index):
+                batch = replace(snap.batches[index], phase=BatchPhase.PROGRESSING)
+                self._batch(index, batch)
+                self.snapshot = replace(self.snapshot, phase=RolloutPhase.PROGRESSING)
             case Abort():
                 self.snapshot = replace(snap, phase=RolloutPhase.ABORTED)
 
@@ -114,7 +122,7 @@ class World:
         running = [
             batch
             for batch in self.snapshot.batches
-            if batch.phase is BatchPhase.PROGRESSING
+            if batch.phase in (BatchPhase.PROGRESSING, BatchPhase.FAILED)
         ]
         assert len(running) <= 1
         assert self.moving() <= {name for batch in running for name in batch.devices}
@@ -143,6 +151,7 @@ def world(policy: RolloutPolicy, devices: list[tuple[int | None, Outcome]]) -> W
             phase=RolloutPhase.PENDING,
             obsolete="",
             update_timeout=TIMEOUT,
+            listening_since=datetime(2030, 1, 1, tzinfo=UTC),
             steps=steps,
             batches=tuple(BatchState() for _ in steps),
             devices={name: DeviceState(name=name, labels={}) for name in names},
@@ -158,7 +167,7 @@ def test_rollout_keeps_its_promises_and_ends(
 ) -> None:
     run = world(policy, devices)
     run.settle()
-    for _ in range(11 * len(run.snapshot.steps)):
+    for _ in range(14 * len(run.snapshot.steps)):
         run.pass_time()
         run.settle()
     assert run.snapshot.phase in (RolloutPhase.COMPLETED, RolloutPhase.PAUSED)
@@ -166,6 +175,9 @@ def test_rollout_keeps_its_promises_and_ends(
         count = tally(run.snapshot, index, run.now)
         if run.snapshot.batches[index].phase is BatchPhase.COMPLETED:
             assert count.succeeded >= needed(step.threshold, count.total)
+        if run.snapshot.batches[index].phase is BatchPhase.FAILED:
+            assert run.snapshot.phase is RolloutPhase.PAUSED
+            assert count.succeeded < needed(step.threshold, count.total)
     if run.snapshot.phase is RolloutPhase.COMPLETED:
         assert all(device.assigned for device in run.snapshot.devices.values())
 

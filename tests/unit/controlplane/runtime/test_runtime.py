@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
+import asyncio
 import json
+import ssl
 import stat
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -8,9 +11,14 @@ import yaml
 
 from kedge_controlplane.errors import SettingsError
 from kedge_controlplane.runtime import ServerInfo, serve
-from kedge_controlplane.settings import read_settings
+from kedge_controlplane.settings import (
+    DATABASE_URL,
+    Limits,
+    database_in,
+    read_settings,
+)
 from tests.simulators.enrolled_device import SimulatedDevice
-from tests.simulators.server import running_server
+from tests.simulators.server import START_S, running_server
 
 
 def unexpected(info: ServerInfo) -> None:
@@ -61,12 +69,55 @@ async def test_restart_keeps_identity_and_lets_the_administrator_in(
             await session.status()
 
 
+async def test_new_certificate_is_shown_without_a_restart(tmp_path: Path) -> None:
+    limits = Limits(upkeep=timedelta(milliseconds=50))
+    async with running_server(tmp_path, limits=limits) as client:
+        ports = [
+            ("127.0.0.1", int(address.rpartition(":")[2]))
+            for address in (client.info.api, client.info.gateway)
+        ]
+
+        async def shown() -> list[str]:
+            return [
+                await asyncio.to_thread(ssl.get_server_certificate, port)
+                for port in ports
+            ]
+
+        first = await shown()
+        assert len(set(first)) == 1
+        (tmp_path / "trust" / "server.pem").unlink()
+        async with asyncio.timeout(START_S):
+            while set(await shown()) & set(first):
+                pass
+        facts = await client.http.get("/.well-known/kedge.json")
+        assert facts.is_success
+
+
 async def test_second_server_on_a_folder_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "data"
     settings = read_settings(data=data, listen="127.0.0.1:0", environment={})
     async with running_server(data):
         with pytest.raises(SettingsError, match="no server uses"):
             await serve(settings, ready=unexpected)
+
+
+async def test_second_server_on_a_database_is_refused(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    settings = read_settings(
+        data=tmp_path / "other",
+        listen="127.0.0.1:0",
+        gateway="127.0.0.1:0",
+        environment={DATABASE_URL: database_in(data)},
+    )
+    async with running_server(data):
+        with pytest.raises(SettingsError, match=r"found kedge\.db\.lock in use"):
+            await serve(settings, ready=unexpected)
+
+
+async def test_database_url_that_is_none_is_named(tmp_path: Path) -> None:
+    settings = read_settings(data=tmp_path, environment={DATABASE_URL: "nonsense"})
+    with pytest.raises(SettingsError, match=DATABASE_URL):
+        await serve(settings, ready=unexpected)
 
 
 async def test_damaged_trust_folder_stops_the_start(tmp_path: Path) -> None:

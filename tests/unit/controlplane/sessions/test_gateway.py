@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ from kedge_controlplane.sessions.ingest import Ingest
 from kedge_controlplane.sessions.leases import LeaseBook
 from kedge_controlplane.store import certificates
 from kedge_controlplane.store.store import Store
-from kedge_controlplane.trust.ca import CertificateAuthority
+from kedge_controlplane.trust.ca import CertificateAuthority, ServerCertificate
 from kedge_wire.v1.order_pb2 import Envelope, Order
 from kedge_wire.v1.report_pb2 import PHASE_UPDATED, Report
 from kedge_wire.v1.session_pb2 import Beat, DeviceMessage
@@ -40,6 +41,12 @@ class Server:
     leases: LeaseBook
     address: str
     changed: asyncio.Queue[Key]
+    listening: GatewayServer
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        host, _, port = self.address.rpartition(":")
+        return host, int(port)
 
     async def device(self) -> SimulatedDevice:
         return self.simulate(await enrol(self.store, self.authority))
@@ -50,6 +57,14 @@ class Server:
     async def stored(self, device: SimulatedDevice) -> Device:
         identity = device.identity
         return await self.store.get(Device, identity.namespace, identity.device)
+
+
+def server_keys(authority: CertificateAuthority, own: ServerCertificate) -> ServerKeys:
+    return ServerKeys(
+        key_pem=own.key_pem,
+        chain_pem=own.chain_pem,
+        devices_root_pem=authority.root_pem,
+    )
 
 
 @pytest.fixture
@@ -73,14 +88,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
             leases=leases,
             hello_within=timedelta(seconds=0.5),
         )
-        listening = GatewayServer(
-            gateway,
-            keys=ServerKeys(
-                key_pem=own.key_pem,
-                chain_pem=own.chain_pem,
-                devices_root_pem=authority.root_pem,
-            ),
-        )
+        listening = GatewayServer(gateway, keys=server_keys(authority, own))
         port = await listening.start("127.0.0.1:0")
         yield Server(
             store=store,
@@ -89,6 +97,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
             leases=leases,
             address=f"127.0.0.1:{port}",
             changed=changed,
+            listening=listening,
         )
         await listening.stop(grace=timedelta())
 
@@ -134,6 +143,39 @@ async def test_old_report_is_acknowledged_and_dropped(server: Server) -> None:
         session.sequence = 0
         await session.report(Report(generation=1, serving_http="old"))
         assert (await server.stored(device)).status.serving.http == "new"
+
+
+async def test_device_restored_from_an_older_image_is_believed(server: Server) -> None:
+    device = await server.device()
+    device.sequence = 40
+    async with device.connect() as session:
+        await opened(server, session)
+        await session.report(Report(generation=2, serving_http="before"))
+    device.sequence = 3
+    async with device.connect() as session:
+        await opened(server, session)
+        await session.report(Report(generation=1, serving_http="restored"))
+        await session.report(Report(generation=1, serving_http="and on"))
+    stored = await server.stored(device)
+    assert stored.status.serving.http == "and on"
+    assert stored.status.report_sequence == 5
+
+
+async def test_renewed_keys_are_shown_to_the_next_connection(server: Server) -> None:
+    device = await server.device()
+    renewed = server.authority.server_certificate(
+        ["127.0.0.1", "::1"], now=datetime.now(UTC)
+    )
+    async with device.connect() as before:
+        await opened(server, before)
+        shown = await asyncio.to_thread(ssl.get_server_certificate, server.endpoint)
+        server.listening.renew(server_keys(server.authority, renewed))
+        now_shown = await asyncio.to_thread(ssl.get_server_certificate, server.endpoint)
+        assert shown != now_shown
+        assert now_shown.strip() in renewed.chain_pem.decode()
+        await before.report(Report(generation=1))
+    async with device.connect() as after:
+        await opened(server, after)
 
 
 async def test_beat_tells_the_generation_and_writes_nothing(server: Server) -> None:

@@ -100,10 +100,20 @@ def test_content_digest_ignores_generation_and_times(
     assert content_digest(first) != content_digest(sign(director, None))
 
 
-def test_statement_that_is_not_base64_is_refused(
-    director: Director, template: TemplateVersion
+@pytest.mark.parametrize("number", ["99999999999h", f"{10**30}s"])
+def test_limit_that_the_order_cannot_hold_is_refused(
+    director: Director, template: TemplateVersion, number: str
 ) -> None:
-    template.spec.workloads[0].model.statement.payload = "%"
+    template.spec.limits.wall_time = number
+    with pytest.raises(TrustError, match="within their bounds"):
+        sign(director, template)
+
+
+@pytest.mark.parametrize("payload", ["%", "é"], ids=["not base64", "not ASCII"])
+def test_statement_that_is_not_base64_is_refused(
+    director: Director, template: TemplateVersion, payload: str
+) -> None:
+    template.spec.workloads[0].model.statement.payload = payload
     with pytest.raises(TrustError, match="digits@1"):
         sign(director, template)
 
