@@ -11,7 +11,10 @@ any point (a kill, a power cut, a full disk) a name either is absent or holds th
 of what was put there. Bytes are still hashed when they are used again, because disks
 rot.
 
-`Store` blocks and is not thread-safe: `DiskThread` owns the one thread it runs on.
+`Store` blocks, so it is called on threads. It keeps nothing in memory, and no two
+threads change the same name: generations are sealed and collected on the `DiskThread`,
+downloads are written on the fetcher's thread. A download that was cancelled may end
+while its bytes are collected; its digest decides about what is left of it.
 """
 
 import asyncio
@@ -32,6 +35,9 @@ CHUNK_BYTES: Final = 1024 * 1024
 """Read and written at a time: large enough for an SD card, small enough for memory."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_ROTTEN: Final = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EISDIR})
+"""What a disk says of a file that it cannot give back any more."""
+
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _GENERATION: Final = re.compile(r"([1-9][0-9]{0,18})\.bin")
 _SEAL_BYTES: Final = hashlib.sha256().digest_size
@@ -165,9 +171,9 @@ class Store:
         """
         path = self.path(digest)
         with _translated(path):
-            if not path.is_file():
+            if not os.path.lexists(path):
                 return False
-            if path.stat().st_size == length and _sha256(path).hexdigest() == digest:
+            if _is_whole(path, digest, length=length):
                 # Whoever renamed it may have been interrupted before this.
                 self._fs.sync(self.cas_directory)
                 path.chmod(0o444)
@@ -181,12 +187,12 @@ class Store:
         Raises:
             DiskFullError: They would leave less than the free space we must keep.
         """
-        missing = sum(
-            max(0, length - self.resumable(digest))
-            for digest, length in wanted.items()
-            if not self.path(digest).exists()
-        )
         with _translated(self.cas_directory):
+            missing = sum(
+                max(0, length - self.resumable(digest))
+                for digest, length in wanted.items()
+                if not self.path(digest).exists()
+            )
             disk = os.statvfs(self.cas_directory)
         free = disk.f_bavail * disk.f_frsize
         if missing and free - missing < self._min_free_bytes:
@@ -198,9 +204,17 @@ class Store:
             )
 
     def resumable(self, digest: str) -> int:
-        """Bytes of an earlier download that can be resumed."""
+        """Bytes of an earlier download that can be resumed.
+
+        Raises:
+            StateError: The disk refuses to say.
+        """
         part = self._part(digest)
-        return part.stat().st_size if part.exists() else 0
+        with _translated(part):
+            try:
+                return part.stat().st_size
+            except FileNotFoundError:
+                return 0
 
     def download(self, digest: str, *, length: int) -> "Download":
         """Begin or resume putting an artifact here."""
@@ -240,8 +254,13 @@ class Store:
             )
         return payload
 
-    def collect(self, *, digests: Collection[str], generations: Collection[int]) -> int:
-        """Remove everything but these; return how many files went."""
+    def collect(
+        self, *, digests: Collection[str], generations: Collection[int], floor: int
+    ) -> int:
+        """Remove everything but these, and no generation from the floor on.
+
+        Returns how many files went.
+        """
         removed = 0
         with _translated(self.cas_directory):
             for path in self.cas_directory.iterdir():
@@ -251,7 +270,8 @@ class Store:
                     removed += 1
             for path in self._generations.iterdir():
                 match = _GENERATION.fullmatch(path.name)
-                if match and int(match[1]) not in generations:
+                number = int(match[1]) if match else floor
+                if number < floor and number not in generations:
                     self._fs.unlink(path)
                     removed += 1
         return removed
@@ -332,6 +352,15 @@ class Download:
             if self._part.exists():
                 self._store._fs.unlink(self._part)  # noqa: SLF001
         self.restart()
+
+
+def _is_whole(path: Path, digest: str, *, length: int) -> bool:
+    try:
+        return path.stat().st_size == length and _sha256(path).hexdigest() == digest
+    except OSError as exc:
+        if exc.errno in _ROTTEN:
+            return False  # as good as other bytes: it can be fetched again
+        raise
 
 
 def _sha256(path: Path) -> "hashlib._Hash":

@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from ssl import TLSVersion
 from typing import Any, Final, Self
 
 import urllib3
@@ -187,6 +188,7 @@ class _Client:
             num_pools=1,
             cert_reqs="CERT_REQUIRED",
             ca_certs=str(settings.tls.ca),
+            ssl_minimum_version=TLSVersion.TLSv1_3,
             timeout=urllib3.Timeout(connect=timing.connect, read=timing.read),
             retries=False,
         )

@@ -5,6 +5,7 @@
     attempt    attempts + 1                      before the runtime is asked to load it
     begin      trial -> n                        before it serves
     commit     previous <- current <- trial      it stayed healthy
+    adopt      current -> n                      the same workloads under a newer order
     fail       trial -> none, failed content     it did not; current never changed
     fall_back  current <- previous           the committed one cannot be loaded any more
 
@@ -115,10 +116,11 @@ class Journal:
         )
 
     def attempt(self, content: str) -> None:
-        """Count that `content` is about to be loaded."""
+        """Count that `content` is about to be loaded; a failure of other is over."""
         self._write(
             "UPDATE state SET attempts = CASE WHEN attempted = :content "
-            "THEN attempts + 1 ELSE 1 END, attempted = :content",
+            "THEN attempts + 1 ELSE 1 END, failure = CASE WHEN attempted = :content "
+            "THEN failure ELSE x'' END, attempted = :content",
             content=content,
         )
 
@@ -133,6 +135,15 @@ class Journal:
             "THEN previous ELSE current END, current = :generation, trial = 0, "
             "attempted = '', attempts = 0, failed = '', result = :result, "
             "failure = x''",
+            generation=generation,
+            result=result,
+        )
+
+    def adopt(self, generation: int, *, result: int) -> None:
+        """Number the current workloads anew; what was there before them stays."""
+        self._write(
+            "UPDATE state SET current = :generation, trial = 0, attempted = '', "
+            "attempts = 0, failed = '', result = :result, failure = x''",
             generation=generation,
             result=result,
         )

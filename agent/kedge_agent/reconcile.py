@@ -24,34 +24,24 @@ from kedge_agent.backoff import Backoff
 from kedge_agent.errors import (
     AgentError,
     LocalError,
-    NetworkError,
-    PeerDataError,
     RefusedOrderError,
-    RuntimeLostError,
-    RuntimeRefusedError,
 )
 from kedge_agent.journal import JournalState
 from kedge_agent.observation import Observer
 from kedge_agent.reports import Outbox, failure_of
+from kedge_agent.restore import Restorer
 from kedge_agent.trust.order import Floor, VerifiedOrder
 from kedge_agent.trust.verifier import Verifier, claimed_generation
 from kedge_agent.update import (
     Parts,
     SupersededError,
     Update,
-    fetch_order,
     is_transient,
-    load,
 )
 from kedge_wire.v1.order_pb2 import Envelope
 from kedge_wire.v1.report_pb2 import Failure, Phase, Report, Result
 
 logger = logging.getLogger(__name__)
-
-_HEALS: Final = (NetworkError, RuntimeLostError)
-
-CRASH_LOOP: Final = 3
-"""Runtimes in a row that the current generation may end while it is loaded."""
 
 _SETTLED: Final = frozenset(
     {Phase.PHASE_UNSPECIFIED, Phase.PHASE_UPDATED, Phase.PHASE_ERROR}
@@ -85,15 +75,12 @@ class Reconciler:
         self.observer = Observer(parts.runtime, counters_every_s=timing.status_report)
         self._wake = asyncio.Event()
         self._superseded = asyncio.Event()
+        self._restorer = Restorer(parts, self._archive)
         self._desired: VerifiedOrder | None = None
-        self._current: VerifiedOrder | None = None
         self._updating: VerifiedOrder | None = None
         self._phase: Phase.ValueType = Phase.PHASE_UNSPECIFIED
         self._refused: tuple[int, Failure] | None = None
-        self._trouble: Failure | None = None  # of restoring the current generation
         self._delay: Failure | None = None  # of an update that will be tried again
-        self._loaded_in = 0  # the runtime's incarnation that serves `_current`
-        self._losses = 0
         self._retry = Backoff(first_s=timing.retry_min, longest_s=timing.retry_max)
         self._retry_at = 0.0
 
@@ -105,7 +92,8 @@ class Reconciler:
     @property
     def serves(self) -> bool:
         """Whether there is something that a new runtime will be given to serve."""
-        return self._current is not None and bool(self._current.workloads)
+        current = self._restorer.current
+        return current is not None and bool(current.workloads)
 
     def wake(self) -> None:
         """Look again now."""
@@ -117,10 +105,12 @@ class Reconciler:
         if journal.state.trial:
             logger.warning("recover.trial_ended: generation=%d", journal.state.trial)
             await disk.run(journal.forget_trial)
-        while self._current is None and journal.state.current:
-            self._current = await self._archive.read(journal.state.current, whole=True)
-            if self._current is None:
-                logger.error("recover.unusable: generation=%d", journal.state.current)
+        restorer = self._restorer
+        while restorer.current is None and journal.state.current:
+            current = journal.state.current
+            restorer.current = await self._archive.read(current, whole=True)
+            if restorer.current is None:
+                logger.error("recover.unusable: generation=%d", current)
                 await disk.run(journal.fall_back)
         self._desired = await self._archive.read(journal.state.floor)
         await self._collect()
@@ -133,13 +123,16 @@ class Reconciler:
             )
             if self.held_generation != order.generation:
                 await self._accept(order)
+        except LocalError as exc:
+            # Our own trouble, such as a full disk, is no verdict about the order.
+            logger.warning("order.postponed: %s", exc)
+            self._refused = (0, failure_of(exc, phase=Phase.PHASE_UNSPECIFIED))
         except AgentError as exc:
             logger.warning("order.refused: %s", exc)
-            failure = failure_of(exc, phase=Phase.PHASE_UNSPECIFIED)
-            # Our own trouble, such as a full disk, is no verdict about the order.
-            at_fault = isinstance(exc, PeerDataError)
-            refused = claimed_generation(envelope) if at_fault else 0
-            self._refused = (refused, failure)
+            self._refuse(envelope, exc)
+        except Exception as exc:  # whatever comes from outside, the agent goes on
+            logger.exception("order.unforeseen")
+            self._refuse(envelope, _unforeseen(exc))
         else:
             self._refused = None
         self.wake()
@@ -153,18 +146,12 @@ class Reconciler:
                 async with asyncio.timeout(self._parts.timing.status_poll):
                     await self._wake.wait()
 
+    def _refuse(self, envelope: Envelope, error: AgentError) -> None:
+        failure = failure_of(error, phase=Phase.PHASE_UNSPECIFIED)
+        self._refused = (claimed_generation(envelope), failure)
+
     async def _accept(self, order: VerifiedOrder) -> None:
-        parts = self._parts
-        # The bytes come first: a floor without its order could not be worked towards.
-        await parts.disk.run(
-            parts.store.put_generation, order.generation, order.envelope
-        )
-        await parts.disk.run(
-            parts.journal.accept,
-            order.generation,
-            digest=order.digest,
-            clock=order.issued.timestamp(),
-        )
+        await self._archive.accept(self._parts.journal, order)
         logger.info(
             "order.accepted: generation=%d template_version=%s",
             order.generation,
@@ -175,6 +162,7 @@ class Reconciler:
             self._phase = Phase.PHASE_PREPARING
         self._retry_at = 0.0
         self._retry.reset()
+        self._restorer.encourage()
         updating = self._updating
         if updating is None or updating.content_digest != order.content_digest:
             self._superseded.set()
@@ -184,152 +172,128 @@ class Reconciler:
         if not self.observer.known.is_set():
             await self.observer.look()  # loading may take long, and Hello waits
         try:
-            await self._restore()
+            if await self._restorer.restore(update_due=self._is_due()):
+                await self.observer.look()  # an update may take long
             await self._advance()
         except SupersededError:
             logger.info("update.superseded")
             self.wake()
         except AgentError as exc:
             logger.warning("reconcile.failed: %s", exc)
-            if self._desired is wanted:
-                self._note_failure(exc)
-                self._retry_at = _monotonic() + self._retry.next_s()
-            else:  # it is not the newer order's failure
-                self.wake()
+            self._note_failure(exc, wanted)
+        except Exception as exc:  # the throttle: a bug must not end what serves
+            logger.exception("reconcile.unforeseen")
+            self._note_failure(_unforeseen(exc), wanted)
         await self.observer.look()
         await self._publish()
 
-    def _note_failure(self, error: AgentError) -> None:
-        """Tell what ended the update from what only delays it.
+    def _note_failure(self, error: AgentError, wanted: VerifiedOrder | None) -> None:
+        """Tell what ended the update towards `wanted` from what only delays it.
 
-        A network that is away heals by itself: the update goes on, and a rollout's
-        patience decides when that is too long. All else needs a person.
+        A network that is away, or a disk that is full, may heal by itself: the update
+        goes on, and a rollout's patience decides when that is too long. All else needs
+        a person.
         """
-        desired, failed = self._desired, self._parts.journal.state.failed
+        desired = self._desired
+        if desired is not wanted:  # it is not the newer order's failure
+            self.wake()
+            return
+        self._retry_at = _monotonic() + self._retry.next_s()
+        failed = self._parts.journal.state.failed
         given_up = desired is not None and desired.content_digest == failed
-        if isinstance(error, _HEALS) and not given_up:
-            self._phase = Phase.PHASE_PREPARING
-            self._delay = failure_of(error, phase=Phase.PHASE_PREPARING)
-        else:
-            self._phase = Phase.PHASE_ERROR
-            self._delay = None
-
-    async def _restore(self) -> None:
-        """Give a runtime that has just started what is current.
-
-        Failing to is not the end of the pass: a newer order may be the cure.
-        """
-        runtime, current = self._parts.runtime, self._current
-        client, incarnation = runtime.client, runtime.incarnation
-        if client is None or self._loaded_in == incarnation:
-            return
-        try:
-            if current is not None and self._losses < CRASH_LOOP:
-                await load(self._parts, client, current)
-                logger.info("restored: generation=%d", current.generation)
-        except RuntimeLostError as exc:
-            self._losses += 1
-            self._trouble = failure_of(exc, phase=Phase.PHASE_ACTIVATING)
-            if self._losses >= CRASH_LOOP and current is not None:
-                await self._replace(current, exc)
-        except RuntimeRefusedError as exc:
-            self._trouble = failure_of(exc, phase=Phase.PHASE_ACTIVATING)
-            if current is not None:
-                await self._replace(current, exc)
-        else:
-            self._loaded_in = incarnation
-            if self._losses < CRASH_LOOP:
-                self._trouble, self._losses = None, 0
-
-    async def _replace(self, current: VerifiedOrder, error: AgentError) -> None:
-        """The committed generation does not load any more: repair it, or go back."""
-        parts, state = self._parts, self._parts.journal.state
-        if isinstance(error, PeerDataError) and is_transient(error):
-            await fetch_order(parts, current)  # hashes, removes, fetches again
-            return
-        previous = await self._archive.read(state.previous, whole=True)
-        if previous is None:
-            return
-        logger.error(
-            "restore.fall_back: from=%d to=%d", current.generation, previous.generation
-        )
-        failure = failure_of(error, phase=Phase.PHASE_ACTIVATING)
-        await parts.disk.run(parts.journal.fall_back)
-        await parts.disk.run(
-            parts.journal.fail,
-            content=current.content_digest,
-            result=Result.RESULT_FAILED_ROLLBACK_COMPLETE,
-            failure=failure.SerializeToString(),
-        )
-        self._current, self._losses, self._trouble = previous, 0, None
-        self.wake()
+        transient = is_transient(error) and not given_up
+        self._phase = Phase.PHASE_PREPARING if transient else Phase.PHASE_ERROR
+        # What was given up has its failure in the journal.
+        self._delay = None if given_up else failure_of(error, phase=self._phase)
 
     async def _advance(self) -> None:
-        order, state = self._desired, self._parts.journal.state
+        order = self._desired
         if order is None:
             return
-        if self._current and order.workloads_digest == self._current.workloads_digest:
+        if self._is_running(order):
             await self._adopt(order)
-        elif order.content_digest == state.failed:
+        elif order.content_digest == self._parts.journal.state.failed:
             self._phase = Phase.PHASE_ERROR
-        elif self._parts.runtime.client and _monotonic() >= self._retry_at:
+        elif self._is_expired(order):
+            self._refuse_expired(order)
+        elif self._parts.runtime.client and self._is_due():
             await self._update(order)
+
+    def _is_due(self) -> bool:
+        """Whether an update is wanted, may be tried, and may be tried now."""
+        order, failed = self._desired, self._parts.journal.state.failed
+        return (
+            order is not None
+            and not self._is_running(order)
+            and order.content_digest != failed
+            and not self._is_expired(order)
+            and _monotonic() >= self._retry_at
+        )
+
+    def _is_running(self, order: VerifiedOrder) -> bool:
+        current = self._restorer.current
+        return (
+            current is not None and current.workloads_digest == order.workloads_digest
+        )
 
     async def _adopt(self, order: VerifiedOrder) -> None:
         """The same workloads under a newer order: nothing to load, nothing to risk."""
         parts = self._parts
         if parts.journal.state.current != order.generation:
             await parts.disk.run(
-                parts.journal.commit,
+                parts.journal.adopt,
                 order.generation,
                 result=Result.RESULT_SUCCESSFUL,
             )
-            self._current = order
+            self._restorer.current = order
             await self._collect()
-        self._phase = Phase.PHASE_UPDATED
+        self._phase, self._delay = Phase.PHASE_UPDATED, None
 
     async def _update(self, order: VerifiedOrder) -> None:
         runtime = self._parts.runtime
-        if self._refuse_expired(order) or runtime.client is None:
+        if runtime.client is None:
             return
         incarnation = runtime.incarnation
         self._superseded.clear()
         self._updating = order
+        update = Update(
+            self._parts,
+            order,
+            client=runtime.client,
+            current=self._restorer.current,
+            superseded=self._superseded,
+            entered=self._enter,
+        )
         try:
-            await Update(
-                self._parts,
-                order,
-                client=runtime.client,
-                current=self._current,
-                superseded=self._superseded,
-                entered=self._enter,
-            ).run()
+            await update.run()
+        except AgentError:
+            if update.left_in is not None:
+                self._restorer.left(update.left_in)
+            raise
         finally:
             self._updating = None
-        self._current, self._loaded_in = order, incarnation
-        self._trouble, self._delay, self._losses = None, None, 0
-        self._phase = Phase.PHASE_UPDATED
+        self._restorer.became(order, incarnation=incarnation)
+        self._phase, self._delay = Phase.PHASE_UPDATED, None
         self._retry.reset()
         await self._collect()
         if self._desired is not order:
             self.wake()
 
-    def _refuse_expired(self, order: VerifiedOrder) -> bool:
+    def _is_expired(self, order: VerifiedOrder) -> bool:
+        return order.expires.timestamp() <= max(
+            self._clock().timestamp(), self._parts.journal.state.clock_floor
+        )
+
+    def _refuse_expired(self, order: VerifiedOrder) -> None:
         """It was accepted in time, and could not be started in time."""
-        now = self._clock()
-        floor = _floor(self._parts.journal.state)
-        now = max(now, floor.clock) if floor.clock else now
-        if order.expires > now:
-            return False
         expired = RefusedOrderError(
-            f"order {order.generation}: expected one that has not expired by "
-            f"{now.isoformat()}, found expiry {order.expires.isoformat()}",
+            f"order {order.generation}: expected it to be started before it expired, "
+            f"found its expiry {order.expires.isoformat()} passed",
             element="expires",
         )
         failure = failure_of(expired, phase=Phase.PHASE_PREPARING)
         self._refused = (order.generation, failure)
         self._phase = Phase.PHASE_ERROR
-        return True
 
     async def _enter(self, phase: Phase.ValueType) -> None:
         self._phase = phase
@@ -343,7 +307,7 @@ class Reconciler:
             logger.warning("report.postponed: %s", exc)
 
     def _report(self) -> Report:
-        state, current = self._parts.journal.state, self._current
+        state, current = self._parts.journal.state, self._restorer.current
         report = Report(
             # The floor rises before the order is taken up; what is said here is about
             # the order that has been.
@@ -355,13 +319,12 @@ class Reconciler:
             serving_http=self._serving.http,
             serving_grpc=self._serving.grpc,
         )
-        failure = Failure.FromString(state.failure) if state.failure else None
+        failure = self._restorer.trouble or self._delay
         # While an update is under way, the last result is about something else.
         if report.phase in _SETTLED:
             report.result = Result.ValueType(state.result)
-        else:
-            failure = self._delay
-        failure = self._trouble or failure
+            if failure is None and state.failure:
+                failure = Failure.FromString(state.failure)
         if self._refused is not None:
             report.refused_generation, failure = self._refused
         if failure is not None:
@@ -369,9 +332,7 @@ class Reconciler:
         return report
 
     def _reported_phase(self) -> Phase.ValueType:
-        if self._trouble is not None and self._updating is None:
-            return Phase.PHASE_ERROR
-        order, current = self._desired, self._current
+        order, current = self._desired, self._restorer.current
         pending = (
             order is not None
             and (current is None or current.generation != order.generation)
@@ -380,17 +341,15 @@ class Reconciler:
         )
         if pending and self._phase in _SETTLED:
             return Phase.PHASE_PREPARING
+        if self._restorer.trouble is not None and not pending:
+            return Phase.PHASE_ERROR
         return self._phase
 
     async def _collect(self) -> None:
         """Remove what neither the current, the previous nor the wanted order needs."""
-        state = self._parts.journal.state
-        previous = await self._archive.read(state.previous)
-        kept = [o for o in (self._current, previous, self._desired) if o is not None]
-        removed = await self._parts.disk.run(
-            self._parts.store.collect,
-            digests={digest for order in kept for digest in order.lengths},
-            generations={state.current, state.previous, state.floor, state.trial},
+        removed = await self._archive.collect(
+            self._parts.journal,
+            held=[o for o in (self._restorer.current, self._desired) if o is not None],
         )
         if removed:
             logger.info("disk.collected: files=%d", removed)
@@ -398,6 +357,10 @@ class Reconciler:
 
 def _monotonic() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _unforeseen(error: Exception) -> AgentError:
+    return AgentError(f"agent: expected no {type(error).__name__}, found {error}")
 
 
 def _floor(state: JournalState) -> Floor:

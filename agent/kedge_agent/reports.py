@@ -93,7 +93,12 @@ def failure_of(error: AgentError, *, phase: Phase.ValueType) -> Failure:
     return Failure(
         phase=phase,
         component=component,
-        element=error.element[:MAX_MESSAGE],
+        element=_text(error.element),
         code=code,
-        message=str(error)[:MAX_MESSAGE],
+        message=_text(str(error)),
     )
+
+
+def _text(found: str) -> str:
+    """What a message may hold: errors quote what we were sent."""
+    return found[:MAX_MESSAGE].encode(errors="replace").decode()

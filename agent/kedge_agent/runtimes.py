@@ -28,9 +28,6 @@ from kedge_agent.settings import Timing
 
 logger = logging.getLogger(__name__)
 
-STABLE_SECONDS: Final = 60.0
-"""A runtime that lived this long was fine; the next restart is at once."""
-
 _POLL_SECONDS: Final = 0.05
 
 
@@ -90,7 +87,7 @@ class RuntimeProcess:
                 await self._serve(process, changed)
             finally:
                 await self._stop(process)
-            if time.monotonic() - started >= STABLE_SECONDS:
+            if time.monotonic() - started >= self._plan.timing.runtime_stable:
                 backoff.reset()
             wait = backoff.next_s()
             logger.warning(
@@ -107,6 +104,7 @@ class RuntimeProcess:
 
     def kill(self) -> None:
         """End an incarnation that hangs; `run` starts the next."""
+        self._set_client(None)
         if self._process is not None:
             _signal_group(self._process, signal.SIGKILL)
 

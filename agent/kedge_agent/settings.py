@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from kedge_agent.errors import SettingsError
+from kedge_wire.statement import MAX_CONFIG_BYTES
 
 MAX_PORT: Final = 65535
 _ADDRESS: Final = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s\[\]:/]+)):(\d{1,5})")
@@ -64,7 +65,7 @@ class Limits:
     workloads: int = 64  # more never fit the memory of one device
     component_bytes: int = 32 * _MIB  # what the runtime is willing to compile
     model_bytes: int = 2 * 1024 * _MIB - 1  # protobuf's limit for one ONNX file
-    config_bytes: int = _MIB  # a configuration, not a data set
+    config_bytes: int = MAX_CONFIG_BYTES
     instance_memory_bytes: int = 4 * 1024 * _MIB  # all that 32-bit memory can address
     wall_time_ms: int = 600_000  # a request that takes longer is a batch job
     pool_size: int = 64  # instances of one workload
@@ -77,13 +78,14 @@ class Limits:
 class Timing:
     """Waits, in seconds. Every wait of the supervisor ends."""
 
-    beat: float = 10.0  # the control plane marks a device Unknown after several
+    beat: float = 10.0  # the control plane marks a device Offline after several
     status_poll: float = 5.0  # how soon a lost readiness is seen
     status_report: float = 30.0  # how old request counters in a report may be
     health_window: float = 1.0  # a new generation must stay ready this long
     restart_grace: float = 10.0  # a gRPC connection waits this long for the runtime
     runtime_start: float = 60.0  # imports on a slow SD card
     runtime_stop: float = 10.0  # requests in flight may finish
+    runtime_stable: float = 60.0  # one that lived this long was fine
     prepare: float = 600.0  # compiling and warming up on a small core
     control: float = 15.0  # any other answer of the runtime
     introduction: float = 10.0  # Hello waits this long for what the runtime offers

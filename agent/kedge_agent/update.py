@@ -13,7 +13,11 @@ and `commit`, the journal names a trial and the current generation is still the 
 so the next start goes back. `commit` is one transaction.
 
 Tries are counted in the journal before the runtime touches anything new: a generation
-that takes the runtime, the agent or the device down is given up after `MAX_ATTEMPTS`.
+that takes the runtime, the agent or the device down, or that the device has no means
+for, is given up after `MAX_ATTEMPTS`.
+
+A runtime that was lost while it prepared, or that does not go back, is ended: what it
+would serve next is not known. `left_in` says where the current generation serves then.
 """
 
 import asyncio
@@ -27,6 +31,7 @@ from kedge_agent.disk import DiskThread, Store
 from kedge_agent.errors import (
     AgentError,
     DiskFullError,
+    LocalError,
     NetworkError,
     RuntimeLostError,
     RuntimeRefusedError,
@@ -39,7 +44,7 @@ from kedge_agent.runtime_client import RuntimeClient
 from kedge_agent.runtimes import RuntimeProcess
 from kedge_agent.settings import Timing
 from kedge_agent.trust.order import VerifiedOrder
-from kedge_wire.v1.report_pb2 import Phase, Result
+from kedge_wire.v1.report_pb2 import Failure, Phase, Result
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +53,14 @@ MAX_ATTEMPTS: Final = 3
 
 _HEALTH_CHECKS: Final = 5
 _TRANSIENT: Final = (NetworkError, DiskFullError, RuntimeLostError, StateError)
+_TRANSIENT_REFUSALS: Final = frozenset(
+    {
+        "DATA_LOSS",  # bytes on our disk changed after they were verified
+        "UNAVAILABLE",
+        "RESOURCE_EXHAUSTED",  # memory, descriptors
+        "UNKNOWN",  # the runtime's own trouble; what is wrong with an order has a name
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +97,11 @@ class Update:
         self._superseded, self._entered = superseded, entered
         self._served = 0  # what the runtime calls the generation before
         self._phase: Phase.ValueType = Phase.PHASE_PREPARING
+        self.left_in: int | None = None
+        """The runtime's incarnation that serves `current` after a failure.
+
+        0 is none of them, None the one that did before.
+        """
 
     async def run(self) -> None:
         """Return once the order is the current generation.
@@ -97,21 +115,24 @@ class Update:
             await self._prepare()
         except AgentError as exc:
             await self._record(exc, result=Result.RESULT_FAILED_NO_STATE_CHANGE)
-            await self._discard(self._order.generation)
+            if isinstance(exc, RuntimeLostError):
+                self._abandon()
+            else:
+                await self._discard(self._order.generation)
             raise
         except SupersededError:
             await self._discard(self._order.generation)
             raise
         try:
             await self._activate()
+            await self._parts.disk.run(
+                self._parts.journal.commit,
+                self._order.generation,
+                result=Result.RESULT_SUCCESSFUL,
+            )
         except AgentError as exc:
             await self._roll_back(exc)
             raise
-        await self._parts.disk.run(
-            self._parts.journal.commit,
-            self._order.generation,
-            result=Result.RESULT_SUCCESSFUL,
-        )
         if self._served != self._order.generation:
             await self._discard(self._served)
 
@@ -120,10 +141,7 @@ class Update:
         await self._unless_superseded(fetch_order(self._parts, self._order))
         await self._enter(Phase.PHASE_READY_TO_UPDATE)
         if self._parts.runtime.client is not self._client:
-            raise RuntimeLostError(
-                "runtime: expected the one that serves, found it gone",
-                element="runtime",
-            )
+            await self._runtime_gone()
         await self._count_attempt()
         await self._enter(Phase.PHASE_APPLYING_UPDATE)
         millis = await self._client.prepare(
@@ -140,9 +158,10 @@ class Update:
         state = self._parts.journal.state
         content = self._order.content_digest
         if state.attempted == content and state.attempts >= MAX_ATTEMPTS:
+            last = Failure.FromString(state.failure).message or "the agent's end"
             raise RuntimeRefusedError(
                 f"update: expected it to finish, found {state.attempts} tries that "
-                "the end of the runtime or of the agent interrupted",
+                f"did not; the last one: {last}",
                 element=self._order.template_version,
                 component="runtime",
                 status="ABORTED",
@@ -173,34 +192,38 @@ class Update:
             logger.error("update.rollback_failed: %s", exc)  # noqa: TRY400
             result = Result.RESULT_FAILED_UNABLE_TO_ROLLBACK
         self._phase = failed_phase
-        await self._record(error, result=result, permanent=True)
+        # Where it was our disk that failed, the order may be tried again.
+        permanent = not isinstance(error, DiskFullError | StateError)
+        await self._record(error, result=result, permanent=permanent)
 
     async def _serve_current(self) -> None:
-        client = self._client
-        if self._parts.runtime.client is client:
+        """Undo the activation; where that cannot be shown, take a new runtime."""
+        runtime, client, current = self._parts.runtime, self._client, self._current
+        # Otherwise what served before was not the current generation.
+        known = bool(self._served) == (current is not None)
+        if known and runtime.client is client:
             try:
                 await client.revert(self._order.generation)
-            except RuntimeLostError:
-                self._parts.runtime.kill()
+                await _check_serves(client, self._served)
+            except AgentError as exc:
+                logger.warning("update.revert_failed: %s", exc)
             else:
-                await self._check_reverted(client)
                 return
-        fresh = await next_client(
-            self._parts.runtime, after=client, timing=self._timing
-        )
-        if self._current is not None:
-            await load(self._parts, fresh, self._current)
+        self._abandon()
+        fresh = await next_client(runtime, after=client, timing=self._timing)
+        incarnation = runtime.incarnation
+        if current is not None:
+            await load(self._parts, fresh, current)
+        await _check_serves(fresh, current.generation if current else 0)
+        self.left_in = incarnation
 
-    async def _check_reverted(self, client: RuntimeClient) -> None:
-        found = (await client.status()).serving_generation
-        if found == self._order.generation:
-            raise RuntimeRefusedError(
-                f"runtime: expected another generation than {found} to serve after a "
-                "revert, found it serving",
-                element=str(found),
-                component="runtime",
-                status="INTERNAL",
-            )
+    def _abandon(self) -> None:
+        """End the runtime, which may be wedged, if this update has touched it."""
+        if self._phase < Phase.PHASE_APPLYING_UPDATE:
+            return
+        self.left_in = 0
+        if self._parts.runtime.client is self._client:
+            self._parts.runtime.kill()
 
     @property
     def _timing(self) -> Timing:
@@ -211,15 +234,16 @@ class Update:
     ) -> None:
         permanent = permanent or not is_transient(error)
         failure = failure_of(error, phase=self._phase)
-        # Without room for the record the try is repeated, which is what a full disk
-        # needs.
-        with contextlib.suppress(DiskFullError):
+        # Without a record the try is repeated, which is what a full disk needs.
+        try:
             await self._parts.disk.run(
                 self._parts.journal.fail,
                 content=self._order.content_digest if permanent else "",
                 result=result,
                 failure=failure.SerializeToString(),
             )
+        except LocalError as exc:
+            logger.warning("update.not_recorded: %s", exc)
 
     async def _discard(self, generation: int) -> None:
         """Free a generation that does not serve; nothing depends on it."""
@@ -240,22 +264,32 @@ class Update:
     async def _unless_superseded(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name="update-fetch")
         newer = asyncio.create_task(self._superseded.wait(), name="update-superseded")
+        gone = asyncio.create_task(self._runtime_gone(), name="update-runtime-gone")
+        tasks = {task, newer, gone}
         try:
-            await asyncio.wait({task, newer}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if newer.done():
                 raise SupersededError
-            task.result()
+            # Without a runtime nothing serves, and a download may take long.
+            await (task if task.done() else gone)
         finally:
-            task.cancel()
-            newer.cancel()
-            await asyncio.gather(task, newer, return_exceptions=True)
+            for each in tasks:
+                each.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _runtime_gone(self) -> None:
+        runtime = self._parts.runtime
+        while runtime.client is self._client:
+            await runtime.wait_change()
+        raise RuntimeLostError(
+            "runtime: expected the one that serves, found it gone", element="runtime"
+        )
 
 
 def is_transient(error: AgentError) -> bool:
     """Whether trying the same again may end differently."""
     if isinstance(error, RuntimeRefusedError):
-        # Bytes on our disk changed after they were verified: fetching again helps.
-        return error.status == "DATA_LOSS"
+        return error.status in _TRANSIENT_REFUSALS
     return isinstance(error, _TRANSIENT)
 
 
@@ -297,6 +331,17 @@ async def check_health(client: RuntimeClient, order: VerifiedOrder) -> None:
                 component="runtime",
                 status="FAILED_PRECONDITION",
             )
+
+
+async def _check_serves(client: RuntimeClient, generation: int) -> None:
+    found = (await client.status()).serving_generation
+    if found != generation:
+        raise RuntimeRefusedError(
+            f"runtime: expected generation {generation} to serve, found {found}",
+            element=str(generation),
+            component="runtime",
+            status="INTERNAL",
+        )
 
 
 async def next_client(

@@ -15,13 +15,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from kedge_agent.backoff import Backoff
 from kedge_agent.disk import Download, Store
 from kedge_agent.errors import CorruptArtifactError, NetworkError
 
 logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ATTEMPTS: Final = 5
 """Tries in a row that brought no byte; one that brought some starts the count again."""
@@ -83,17 +86,18 @@ class Fetcher(ABC):
             NetworkError: It did not arrive in the tries we have.
             CorruptArtifactError: Something else arrived.
             DiskFullError: There is no room for it.
+            StateError: The disk refuses.
         """
         cancelled = threading.Event()
         waits, misses = self._backoff(), 0
         try:
             while True:
-                before = self._store.resumable(blob.sha256)
+                before = await self._on_thread(self._store.resumable, blob.sha256)
                 try:
-                    await self._on_thread(blob, cancelled)
+                    await self._on_thread(self._bring, blob, cancelled)
                 except NetworkError:
-                    progressed = self._store.resumable(blob.sha256) > before
-                    misses = 1 if progressed else misses + 1
+                    found = await self._on_thread(self._store.resumable, blob.sha256)
+                    misses = 1 if found > before else misses + 1
                     if misses >= ATTEMPTS:
                         raise
                     await asyncio.sleep(waits.next_s())
@@ -106,8 +110,10 @@ class Fetcher(ABC):
         """End the thread; a transfer in progress ends with its next chunk."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _on_thread(self, blob: Blob, cancelled: threading.Event) -> None:
-        await asyncio.wrap_future(self._thread.submit(self._bring, blob, cancelled))
+    async def _on_thread(
+        self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await asyncio.wrap_future(self._thread.submit(work, *args, **kwargs))
 
     def _bring(self, blob: Blob, cancelled: threading.Event) -> None:
         if self._store.holds(blob.sha256, length=blob.length):
@@ -120,6 +126,7 @@ class Fetcher(ABC):
                 # Bytes of an earlier life were not synced: a power cut may have torn
                 # them. That is not the source's fault, so it gets one fresh try.
                 logger.warning("fetch.torn: %s", exc)
+                download.restart()
             else:
                 return
         self._complete(blob, download, cancelled)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Artifacts from the control plane's blob store: HTTPS ranges over mutual TLS."""
 
+from ssl import TLSVersion
 from typing import Any, Final
 
 import urllib3
@@ -12,6 +13,7 @@ from kedge_agent.fetch.base import Blob, Fetcher, Sink
 from kedge_agent.settings import TlsFiles
 
 CHUNK_BYTES: Final = 256 * 1024
+"""Taken at a time at most; on a slow link, whatever has arrived counts."""
 
 _OK: Final = 200
 _PARTIAL: Final = 206
@@ -40,6 +42,7 @@ class HttpsFetcher(Fetcher):
             ca_certs=str(tls.ca),
             cert_file=str(tls.certificate),
             key_file=str(tls.key),
+            ssl_minimum_version=TLSVersion.TLSv1_3,
             timeout=urllib3.Timeout(connect=connect_s, read=read_s),
             retries=False,
         )
@@ -62,7 +65,7 @@ class HttpsFetcher(Fetcher):
             )
             try:
                 self._accept(response, blob, sink)
-                for chunk in response.stream(CHUNK_BYTES, decode_content=False):
+                while chunk := response.read1(CHUNK_BYTES, decode_content=False):
                     sink.write(chunk)
             finally:
                 # An unread rest must not reach the next request on this connection.
@@ -76,8 +79,6 @@ class HttpsFetcher(Fetcher):
     def _accept(
         self, response: urllib3.BaseHTTPResponse, blob: Blob, sink: Sink
     ) -> None:
-        if response.status == _RANGE_NOT_SATISFIABLE:
-            sink.restart()
         if response.status == _PARTIAL:
             found = response.headers.get("Content-Range", "")
             if not found.startswith(f"bytes {sink.offset}-"):
@@ -88,6 +89,12 @@ class HttpsFetcher(Fetcher):
                 )
         elif response.status == _OK:
             sink.restart()
+        elif response.status == _RANGE_NOT_SATISFIABLE:
+            raise CorruptArtifactError(
+                f"blobs: expected {blob.length} bytes, found no more than "
+                f"{sink.offset}",
+                element=blob.sha256,
+            )
         else:
             raise NetworkError(
                 f"blobs: expected {blob.sha256} from {self._server}, "
@@ -96,8 +103,8 @@ class HttpsFetcher(Fetcher):
             )
         length = response.headers.get("Content-Length", "")
         rest = blob.length - sink.offset
-        if length.isdecimal() and int(length) > rest:
+        if length and length != str(rest):
             raise CorruptArtifactError(
-                f"blobs: expected {rest} more bytes, found {length} announced",
+                f"blobs: expected {rest} more bytes, found {length:.20} announced",
                 element=blob.sha256,
             )

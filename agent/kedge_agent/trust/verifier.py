@@ -87,14 +87,15 @@ class Verifier:
             UntrustedError: No trusted key signed it, or one of its artifacts.
             RefusedOrderError: It is not that generation's order for this device.
         """
-        order, digest = self._authentic(_parse_envelope(envelope))
+        parsed = _parse_envelope(envelope)
+        order, digest = self._authentic(parsed)
         if order.generation != generation:
             raise RefusedOrderError(
                 f"stored order: expected generation {generation}, "
                 f"found {order.generation}",
                 element="generation",
             )
-        return self._verified(order, digest, _parse_envelope(envelope))
+        return self._verified(order, digest, parsed)
 
     def _authentic(self, envelope: Envelope) -> tuple[Order, str]:
         size, limit = envelope.ByteSize(), self._limits.order_bytes

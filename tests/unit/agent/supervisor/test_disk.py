@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import hashlib
 import stat
 from pathlib import Path
@@ -83,6 +84,46 @@ def test_an_artifact_that_rotted_is_found_and_removed(store: Store) -> None:
     assert not path.exists()
 
 
+def test_an_artifact_that_cannot_be_read_any_more_is_removed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert not store.holds(DIGEST, length=len(DATA))
+    assert not store.path(DIGEST).exists()
+
+
+def test_an_artifact_that_cannot_be_read_now_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(StateError, match="Too many open files"):
+        store.holds(DIGEST, length=len(DATA))
+    assert store.path(DIGEST).exists()
+
+
+def test_a_disk_that_does_not_answer_is_a_state_error(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(StateError):
+        store.resumable(DIGEST)
+    with pytest.raises(StateError):
+        store.reserve({DIGEST: 1})
+
+
 def test_a_sealed_generation_comes_back(store: Store) -> None:
     store.put_generation(7, b"order")
     assert store.generation(7) == b"order"
@@ -114,11 +155,18 @@ def test_collecting_keeps_what_is_wanted_only(store: Store) -> None:
     store.download(DIGEST, length=len(DATA)).write(b"x")
     for generation in (1, 2):
         store.put_generation(generation, b"order")
-    assert store.collect(digests={kept}, generations={2}) == 3
+    assert store.collect(digests={kept}, generations={2}, floor=2) == 3
     assert store.holds(kept, length=4)
     assert not store.path(gone).exists()
     assert store.resumable(DIGEST) == 0
     assert store.generation(2)
+
+
+def test_no_generation_from_the_floor_on_is_collected(store: Store) -> None:
+    for generation in (1, 2, 3):
+        store.put_generation(generation, b"order")
+    assert store.collect(digests=(), generations=(), floor=2) == 1
+    assert store.generation(2) == store.generation(3) == b"order"
 
 
 def test_a_start_removes_interrupted_writes(store: Store) -> None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import ssl
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kedge_agent.enrolment import EnrolmentFile, Identity, enrol
-from kedge_agent.errors import PeerDataError, SettingsError
+from kedge_agent.enrolment import EnrolmentFile, Identity, _Client, _request, enrol
+from kedge_agent.errors import NetworkError, PeerDataError, SettingsError
 from kedge_agent.facts import Facts
 from kedge_agent.settings import Settings
 from tests.simulators.pki import Authority, make_key
@@ -157,6 +158,18 @@ async def test_an_answer_that_cannot_be_used_is_refused(
     monkeypatch.setattr(server, "enrol", lambda _: {"status": status})
     with pytest.raises((SettingsError, PeerDataError), match=message):
         await enrol(settings, FACTS)
+
+
+def test_a_server_without_tls_1_3_is_not_given_the_token(
+    tmp_path: Path, server: BlobServer
+) -> None:
+    server.context.maximum_version = ssl.TLSVersion.TLSv1_2
+    settings = settings_for(tmp_path, document(server))
+    assert settings.enrolment_file is not None
+    file = EnrolmentFile.read(settings.enrolment_file)
+    csr = _request(settings, file)
+    with pytest.raises(NetworkError, match=r"(?i)version"):
+        _Client(file, settings).ask(csr, FACTS, "")
 
 
 async def test_a_device_without_a_file_says_what_is_missing(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@
 import asyncio
 import hashlib
 import random
+import ssl
+import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -18,7 +20,7 @@ from kedge_agent.fetch.https import HttpsFetcher
 from kedge_agent.fetch.memory import MemoryFetcher
 from kedge_agent.settings import TlsFiles
 from tests.simulators.pki import Authority
-from tests.simulators.repository import BlobServer, cut_after, flip_a_bit
+from tests.simulators.repository import BlobServer, Fault, cut_after, flip_a_bit
 
 DATA = random.Random(7).randbytes(1_500_000)
 BLOB = Blob(sha256=hashlib.sha256(DATA).hexdigest(), length=len(DATA))
@@ -190,6 +192,80 @@ def _error(handler: BaseHTTPRequestHandler, data: bytes) -> bool:
     handler.send_header("Content-Length", "0")
     handler.end_headers()
     return True
+
+
+def _announces(length: int) -> Fault:
+    """A store that has something else under this digest, and says so."""
+
+    def fault(handler: BaseHTTPRequestHandler, data: bytes) -> bool:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(length))
+        handler.end_headers()
+        handler.wfile.write(data[:length])
+        return True
+
+    return fault
+
+
+def _ends_before(handler: BaseHTTPRequestHandler, data: bytes) -> bool:
+    """A shorter one, which answers a range behind its end as HTTP says."""
+    if "Range" not in handler.headers:
+        return _announces(500)(handler, data)
+    handler.send_response(416)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+    return True
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [_announces(len(DATA) - 1), _announces(len(DATA) + 1), _ends_before],
+    ids=["shorter", "longer", "ends-before-the-range"],
+)
+@pytest.mark.parametrize("held", [0, 1000])
+async def test_another_length_than_was_signed_is_no_matter_of_trying_again(
+    over_https: HttpsFetcher,
+    server: BlobServer,
+    store: Store,
+    fault: Fault,
+    held: int,
+) -> None:
+    store.download(BLOB.sha256, length=BLOB.length).write(DATA[:held])
+    server.fault = fault
+    with pytest.raises(CorruptArtifactError, match="expected"):
+        await over_https.fetch(BLOB)
+    assert len(server.requests) <= 2
+
+
+async def test_what_trickles_in_counts_before_a_whole_piece_is_there(
+    over_https: HttpsFetcher, server: BlobServer, store: Store
+) -> None:
+    go_on = threading.Event()
+
+    def hold(handler: BaseHTTPRequestHandler, data: bytes) -> bool:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data[:1000])
+        go_on.wait(10)
+        handler.wfile.write(data[1000:])
+        return True
+
+    server.fault = hold
+    task = asyncio.create_task(over_https.fetch(BLOB))
+    async with asyncio.timeout(10):
+        while store.resumable(BLOB.sha256) != 1000:  # noqa: ASYNC110  # a file
+            await asyncio.sleep(0.001)
+    go_on.set()
+    await task
+
+
+async def test_a_server_without_tls_1_3_is_not_talked_to(
+    over_https: HttpsFetcher, server: BlobServer
+) -> None:
+    server.context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(NetworkError, match=r"(?i)version"):
+        await over_https.fetch(BLOB)
 
 
 async def test_a_server_without_ranges_is_read_from_the_start(

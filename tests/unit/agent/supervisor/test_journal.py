@@ -48,6 +48,16 @@ def test_committing_twice_keeps_the_previous_one(journal: Journal) -> None:
     assert (journal.state.current, journal.state.previous) == (2, 1)
 
 
+def test_adopting_keeps_the_previous_one(journal: Journal, tmp_path: Path) -> None:
+    journal.commit(1, result=1)
+    journal.commit(2, result=1)
+    journal.fail(content="bad", result=2, failure=b"why")
+    journal.adopt(3, result=1)
+    state = reopened(journal, tmp_path)
+    assert (state.current, state.previous) == (3, 1)
+    assert (state.failed, state.failure, state.result) == ("", b"", 1)
+
+
 def test_a_failed_trial_leaves_current_and_remembers_the_content(
     journal: Journal, tmp_path: Path
 ) -> None:
@@ -70,6 +80,17 @@ def test_attempts_at_one_content_are_counted_over_restarts(
     with Journal(tmp_path / "journal.db") as again:
         again.attempt("b")
         assert again.state.attempts == 1
+
+
+def test_a_failure_of_other_content_is_over_when_the_next_is_attempted(
+    journal: Journal,
+) -> None:
+    journal.attempt("a")
+    journal.fail(content="", result=2, failure=b"why")
+    journal.attempt("a")
+    assert journal.state.failure == b"why"
+    journal.attempt("b")
+    assert journal.state.failure == b""
 
 
 def test_falling_back_makes_the_previous_one_current(journal: Journal) -> None:
