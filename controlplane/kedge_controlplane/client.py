@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -60,15 +61,23 @@ class Client:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self._http = httpx.Client(
-            base_url=endpoint.server,
-            headers={"Authorization": f"Bearer {endpoint.token}"},
-            verify=_trust(endpoint),
-            timeout=TIMEOUT,
-            proxy=endpoint.proxy or None,
-            # A proxy or a .netrc of the environment has no say in whom we talk to.
-            trust_env=False,
-        )
+        if not endpoint.token.isascii() or not endpoint.token.isprintable():
+            raise InputError("expected a token of printable ASCII, found other text")
+        try:
+            self._http = httpx.Client(
+                base_url=endpoint.server,
+                headers={"Authorization": f"Bearer {endpoint.token}"},
+                verify=_trust(endpoint),
+                timeout=TIMEOUT,
+                proxy=endpoint.proxy or None,
+                # A proxy or .netrc of the environment has no say in whom we talk to.
+                trust_env=False,
+            )
+        except (httpx.InvalidURL, ValueError) as exc:
+            raise InputError(
+                f"expected URLs of a server and its proxy, found "
+                f"{endpoint.server!r:.200} and {endpoint.proxy!r:.200}: {exc}"
+            ) from exc
 
     def __enter__(self) -> Self:
         return self
@@ -96,12 +105,15 @@ class Client:
         except NotFoundError:
             return None
 
-    def list(self, kind: Kind, *, selector: str = "") -> tuple[list[Document], str]:
-        """Read all objects of a kind, and the resourceVersion to watch from."""
+    def list(
+        self, kind: Kind, *, selector: str = "", name: str = ""
+    ) -> tuple[list[Document], str]:
+        """Read all objects of a kind, or the one of a name, if it is there.
+
+        Also returns the resourceVersion to watch from.
+        """
         items: list[Document] = []
-        params: dict[str, str | int] = {"limit": PAGE}
-        if selector:
-            params["labelSelector"] = selector
+        params: dict[str, str | int] = {"limit": PAGE, **_selection(selector, name)}
         while True:
             page = self._json("GET", self._path(kind.plural), params=params)
             # Items of a list come without their type, as in Kubernetes.
@@ -112,17 +124,19 @@ class Client:
                 return items, page["metadata"]["resourceVersion"]
 
     def watch(
-        self, kind: Kind, *, since: str, selector: str = ""
+        self, kind: Kind, *, since: str, selector: str = "", name: str = ""
     ) -> Iterator[Document]:
-        """Yield events after `since` until the server ends the stream."""
+        """Yield events after `since` until the server ends the stream.
+
+        Raises GoneError where the server no longer has them all: list again.
+        """
         params: dict[str, str | int] = {
             "watch": "true",
             "resourceVersion": since,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": 300,
+            **_selection(selector, name),
         }
-        if selector:
-            params["labelSelector"] = selector
         request = self._http.build_request(
             "GET",
             self._path(kind.plural),
@@ -199,8 +213,9 @@ class Client:
 
     # ------------------------------------------------------------ below
     def _path(self, plural: str, name: str = "") -> str:
-        base = f"/apis/{API_VERSION}/namespaces/{self.endpoint.namespace}/{plural}"
-        return f"{base}/{name}" if name else base
+        namespace = quote(self.endpoint.namespace, safe="")
+        base = f"/apis/{API_VERSION}/namespaces/{namespace}/{plural}"
+        return f"{base}/{quote(name, safe='')}" if name else base
 
     def _write(
         self, method: str, path: str, document: Document, *, dry_run: bool
@@ -241,6 +256,14 @@ class Client:
             ) from exc
         except json.JSONDecodeError as exc:
             raise UnreachableError(f"expected JSON from {server}") from exc
+
+
+def _selection(selector: str, name: str) -> dict[str, str]:
+    fields = {
+        "labelSelector": selector,
+        "fieldSelector": f"metadata.name={name}" if name else "",
+    }
+    return {key: value for key, value in fields.items() if value}
 
 
 def _trust(endpoint: Endpoint) -> ssl.SSLContext:

@@ -23,6 +23,10 @@ ControlPlaneError
   x ArtifactError          uploaded bytes that are not what they should be
   x SettingsError          our own configuration
   x ProcessError           a process of the demo ended, or did not start
+  x ClientError            what `kedge` could not do, with advice for its caller
+    - InputError           what it was given: arguments, files, kubeconfig
+    - UnreachableError     the server does not answer, or does not answer as ours does
+    - OutcomeError         what was asked about went wrong, such as a rollout
 """
 
 from collections.abc import Sequence

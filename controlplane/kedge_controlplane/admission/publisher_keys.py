@@ -43,7 +43,10 @@ def check_key(key: PublisherKey) -> list[Cause]:
             )
         ]
     scheme = spec.scheme if spec.keytype == "rsa" else None
-    real = SSlibKey.from_crypto(public, scheme=scheme)
+    try:
+        real = SSlibKey.from_crypto(public, scheme=scheme)
+    except ValueError as exc:  # a curve that it does not know
+        return [invalid("spec.public", f"expected a key that devices can use: {exc}")]
     return [
         invalid(f"spec.{field}", f"expected {wanted!r}, found {found!r}")
         for field, wanted, found in (

@@ -61,7 +61,7 @@ def build_app(
     reads = Reads(store, streams, clock=clock)
     writes = Writes(store, admission)
     enrolment_api = EnrolmentApi(
-        store=store, enrolment=enrolment, reads=reads, writes=writes, clock=clock
+        store=store, enrolment=enrolment, reads=reads, clock=clock
     )
     app = Starlette(
         routes=[
@@ -85,7 +85,7 @@ def _probes(store: Store) -> list[BaseRoute]:
 
     async def ready(request: Request) -> Response:
         del request
-        await store.revision()
+        await store.check()
         return PlainTextResponse("ok")
 
     return [
@@ -162,8 +162,8 @@ def _kinds(gate: Gate, reads: Reads, writes: Writes) -> list[BaseRoute]:
         (_ONE, "PATCH", writes.patch),
         (_ONE, "DELETE", writes.delete),
         (_STATUS, "GET", reads.get_status),
-        (_STATUS, "PUT", writes.replace_status),
-        (_STATUS, "PATCH", writes.patch_status),
+        (_STATUS, "PUT", writes.write_status),
+        (_STATUS, "PATCH", writes.write_status),
     ]
     return [
         Route(path, gate.operators(handler), methods=[method])

@@ -56,7 +56,7 @@ class StoreAuthenticator:
             or not presented.matches(stored.secret_sha256)
         ):
             raise UnauthorizedError("token: unknown")
-        if stored.used_at is None and stored.expired(self._clock()):
+        if stored.expired(self._clock()):
             raise UnauthorizedError("token: expired")
         kind = _KINDS[presented.purpose]
         return Principal(

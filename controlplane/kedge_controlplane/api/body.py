@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Request bodies: bounded, then decoded to one JSON object.
 
-YAML is read without aliases (a few lines of them unfold to gigabytes), without
-timestamps and within a smaller limit, since its parser is slow; it becomes plain JSON
-before anyone looks.
+YAML is read without aliases and within a smaller limit, since its parser is slow; it
+becomes plain JSON before anyone looks.
 """
 
 import asyncio
 from typing import Any, Final
 
 import orjson
-import yaml
 from starlette.requests import ClientDisconnect, Request
 
+from kedge_controlplane import yaml_text
 from kedge_controlplane.errors import (
     BadRequestError,
     TooLargeError,
@@ -21,7 +20,7 @@ from kedge_controlplane.errors import (
 
 BODY_LIMIT: Final = 3 * 1024 * 1024  # bytes, as Kubernetes
 YAML_LIMIT: Final = 512 * 1024
-DEPTH_LIMIT: Final = 64  # our deepest kind needs 12; JSON Schemas a few more
+DEPTH_LIMIT: Final = yaml_text.MAX_DEPTH
 BODY_TIMEOUT_S: Final = 60.0
 
 JSON_TYPES: Final = ("application/json", "")
@@ -30,16 +29,6 @@ MERGE_PATCH: Final = "application/merge-patch+json"
 
 
 _TOO_DEEP: Final = f"expected at most {DEPTH_LIMIT} levels of nesting"
-
-
-class _Loader(yaml.CSafeLoader):
-    """Safe YAML in which dates stay text, as JSON has them."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if "timestamp" not in tag]
-    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 def media_type(request: Request) -> str:
@@ -109,22 +98,9 @@ def _too_large(limit: int) -> TooLargeError:
 
 def _yaml_to_json(body: bytes) -> bytes:
     try:
-        _check_events(body)
-        return orjson.dumps(yaml.load(body, Loader=_Loader))  # noqa: S506 - a safe one
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+        return orjson.dumps(yaml_text.load(body))
+    except (ValueError, TypeError) as error:
         raise BadRequestError(f"expected one YAML document: {error!s:.300}") from error
-
-
-def _check_events(body: bytes) -> None:
-    """Refuse what would unfold or recurse, before anything is built from it."""
-    depth = 0
-    for event in yaml.parse(body, Loader=_Loader):
-        if isinstance(event, yaml.AliasEvent):
-            raise BadRequestError("expected YAML without aliases")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEPTH_LIMIT:
-            raise BadRequestError(_TOO_DEEP)
 
 
 def _json(body: bytes) -> dict[str, Any]:

@@ -19,7 +19,7 @@ _LIKE: Final = ("1", "32")
 Clients compare it with theirs.
 """
 
-_VERBS: Final = ["create", "delete", "get", "list", "patch", "update", "watch"]
+_READS: Final = ["get", "list", "watch"]
 _GROUP_VERSION: Final = {"groupVersion": API_VERSION, "version": VERSION}
 _GROUP: Final[dict[str, Any]] = {
     "name": GROUP,
@@ -49,7 +49,7 @@ def _entries(kind: Kind) -> list[dict[str, Any]]:
         "singularName": kind.singular,
         "namespaced": True,
         "kind": kind.kind,
-        "verbs": _VERBS,
+        "verbs": _verbs(kind),
         "shortNames": list(kind.short_names),
         "categories": ["kedge"],
     }
@@ -60,9 +60,20 @@ def _entries(kind: Kind) -> list[dict[str, Any]]:
         "singularName": "",
         "namespaced": True,
         "kind": kind.kind,
-        "verbs": ["get", "patch", "update"],
+        "verbs": ["get"],
     }
     return [entry, status]
+
+
+def _verbs(kind: Kind) -> list[str]:
+    rights = kind.operators
+    writes = (
+        ("create", rights.create),
+        ("delete", rights.delete),
+        ("patch", rights.update),
+        ("update", rights.update),
+    )
+    return sorted([*_READS, *(verb for verb, allowed in writes if allowed)])
 
 
 async def api_versions(request: Request) -> Response:

@@ -21,9 +21,9 @@ from kedge_controlplane.api.auth import bearer_token
 from kedge_controlplane.api.body import read_document
 from kedge_controlplane.api.parameters import read_dry_run
 from kedge_controlplane.api.reads import Reads
+from kedge_controlplane.api.rights import check_may_create
 from kedge_controlplane.api.seams import Enrolment, PrincipalKind
 from kedge_controlplane.api.validation import to_resource
-from kedge_controlplane.api.writes import Writes
 from kedge_controlplane.errors import BadRequestError, ForbiddenError
 from kedge_controlplane.model.enrollment import EnrollmentRequest
 from kedge_controlplane.model.meta import KedgeModel, Labels, ObjectMeta, Resource
@@ -66,13 +66,11 @@ class EnrolmentApi:
         store: Store,
         enrolment: Enrolment,
         reads: Reads,
-        writes: Writes,
         clock: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._enrolment = enrolment
         self._reads = reads
-        self._writes = writes
         self._clock = clock
 
     async def create_token(self, request: Request) -> Response:
@@ -100,10 +98,10 @@ class EnrolmentApi:
         return JsonResponse(shown(made.model_copy(update={"status": status})), 201)
 
     async def create_request(self, request: Request) -> Response:
-        """Enrol the device that shows a token; an operator only stores the request."""
+        """Enrol the device that shows a token; nobody else can ask for it."""
         confine(request, request.path_params["namespace"])
         if principal_of(request).kind is PrincipalKind.OPERATOR:
-            return await self._writes.create_of(_REQUESTS, request)
+            check_may_create(_REQUESTS)
         if read_dry_run(request.query_params):
             raise BadRequestError("dryRun: enrolment cannot be rehearsed")
         document = place(

@@ -4,11 +4,17 @@
 import re
 from typing import Final
 
+from pydantic import ValidationError
+
 from kedge_controlplane.errors import BadRequestError
-from kedge_controlplane.model.selector import LabelSelector, Operator, Requirement
+from kedge_controlplane.model.selector import (
+    MAX_REQUIREMENTS,
+    LabelSelector,
+    Operator,
+    Requirement,
+)
 
 TEXT_LIMIT: Final = 4096
-REQUIREMENT_LIMIT: Final = 32  # each is a sub-query
 
 _KEY = r"(?P<key>[A-Za-z0-9][A-Za-z0-9_./-]{0,316})"
 _VALUE = r"[A-Za-z0-9_.-]{0,63}"
@@ -27,9 +33,9 @@ def parse_label_selector(text: str) -> LabelSelector:
     if len(text) > TEXT_LIMIT:
         raise BadRequestError(f"labelSelector: expected at most {TEXT_LIMIT} bytes")
     parts = _OUTSIDE_PARENTHESES.split(text)
-    if len(parts) > REQUIREMENT_LIMIT:
+    if len(parts) > MAX_REQUIREMENTS:
         raise BadRequestError(
-            f"labelSelector: expected at most {REQUIREMENT_LIMIT} requirements, "
+            f"labelSelector: expected at most {MAX_REQUIREMENTS} requirements, "
             f"found {len(parts)}"
         )
     return LabelSelector(match_expressions=[_requirement(part) for part in parts])
@@ -39,7 +45,10 @@ def _requirement(text: str) -> Requirement:
     for form in _FORMS:
         match = form.fullmatch(text.strip())
         if match is not None:
-            return _from_groups(match.groupdict(), text)
+            try:
+                return _from_groups(match.groupdict(), text)
+            except ValidationError as error:  # no label has such a key or value
+                raise _unreadable(text) from error
     raise _unreadable(text)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Watches over HTTP: newline-delimited JSON until the time is up, or the server drains.
 
-    list at revision r ──▶ ADDED … ──▶ events after r ──▶ BOOKMARK when quiet ──▶ end
+    list at revision r ──▶ ADDED … ──▶ events after r, BOOKMARKs between ──▶ end
 
 An object that leaves the selector is DELETED for this watch, one that enters it is
 ADDED. A client that reads too slowly gets the ERROR event `Expired` and lists again.
@@ -99,13 +99,19 @@ class View:
 async def begin(
     store: Store, streams: Streams, parameters: ListParameters, view: View
 ) -> AsyncIterator[bytes]:
-    """Open a watch and return its lines; raises GoneError if it begins too early."""
+    """Open a watch and return its lines.
+
+    Raises GoneError if it begins before the log, or after everything there is: then
+    the database is an older one than the client saw.
+    """
     initial: list[dict[str, Any]] = []
     since = parameters.since
     if since is None:
         query = replace(parameters.query, limit=None, continue_token="")
         page = await store.documents(view.kind.model, query)
         initial, since = list(page.items), page.resource_version
+    elif since > (newest := await store.revision()):
+        raise GoneError(f"too new resource version: {since} ({newest}): list again")
     watch = store.watch(view.kind.model, since=since)
     return _lines(streams, watch, initial, parameters, view)
 
@@ -135,18 +141,20 @@ async def _followed(
     watch: Watch[Any], parameters: ListParameters, view: View, *, headed: bool
 ) -> AsyncIterator[bytes]:
     clock = asyncio.get_running_loop().time
-    end = clock() + parameters.timeout_s
+    end, sent = clock() + parameters.timeout_s, clock()
     while (left := end - clock()) > 0:
-        event = await watch.next(min(left, BOOKMARK_S))
-        if event is not None:
-            what = seen_as(event, parameters.query)
-            if what is not None:
-                yield view.line(what, event.document, headed=headed)
-                headed = False
-        elif watch.closed:
+        due = sent + BOOKMARK_S - clock() if parameters.bookmarks else left
+        event = await watch.next(max(0.0, min(left, due)))
+        what = None if event is None else seen_as(event, parameters.query)
+        if event is not None and what is not None:
+            yield view.line(what, event.document, headed=headed)
+            headed, sent = False, clock()
+        elif event is None and watch.closed:
             return
-        elif parameters.bookmarks:
+        elif parameters.bookmarks and clock() >= sent + BOOKMARK_S:
+            # Also while others' events go by: the client's position moves with them.
             yield view.bookmark(watch.resource_version, {})
+            sent = clock()
 
 
 def seen_as(event: Event[Any], query: Query) -> EventType | None:

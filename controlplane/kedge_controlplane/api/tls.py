@@ -111,7 +111,7 @@ class _Server(uvicorn.Server):
         self._ready()
 
 
-def _ignore() -> None:
+def _ignore(*_: object) -> None:
     pass
 
 
@@ -122,6 +122,7 @@ async def serve(
     tls: TlsFiles,
     stop: asyncio.Event,
     ready: Callable[[], None] = _ignore,
+    secured: Callable[[ssl.SSLContext], None] = _ignore,
 ) -> None:
     """Serve until `stop` is set or the caller is cancelled; then stop gracefully.
 
@@ -131,6 +132,8 @@ async def serve(
         tls: key, certificate and the authority of client certificates.
         stop: set it to stop.
         ready: called once connections are accepted.
+        secured: given what new connections begin with, so that its certificate can be
+            exchanged.
     """
     config = uvicorn.Config(
         app,
@@ -149,6 +152,11 @@ async def serve(
         ssl_ca_certs=str(tls.client_authority),
         ssl_cert_reqs=ssl.CERT_OPTIONAL,
     )
+    config.load()
+    if config.ssl is None:
+        raise AssertionError("uvicorn makes a context where it gets a certificate")
+    config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+    secured(config.ssl)
     server = _Server(config, ready)
     streams: Streams = app.state.streams
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="api.server")

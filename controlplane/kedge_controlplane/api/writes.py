@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Create, replace, patch and delete of every kind, and of its status.
+"""Create, replace, patch and delete of every kind, within operators' rights.
 
 An object is validated, admitted and stored under the rules of the store. Admission may
 take seconds and happens outside of the transaction; what was read before it is what the
@@ -20,6 +20,13 @@ from kedge_controlplane.api.answers import JsonResponse, unknown_path
 from kedge_controlplane.api.body import read_document, read_options, read_patch
 from kedge_controlplane.api.parameters import read_dry_run
 from kedge_controlplane.api.patch import merge
+from kedge_controlplane.api.rights import (
+    check_may_create,
+    check_may_delete,
+    check_may_update,
+    check_spec,
+    status_refused,
+)
 from kedge_controlplane.api.seams import Admission
 from kedge_controlplane.api.validation import check_immutable, invalid, to_resource
 from kedge_controlplane.errors import (
@@ -52,10 +59,8 @@ class Writes:
 
     async def create(self, request: Request) -> Response:
         """POST to a collection."""
-        return await self.create_of(kind_in(request), request)
-
-    async def create_of(self, kind: Kind, request: Request) -> Response:
-        """POST to the collection of a kind that the path does not tell."""
+        kind = kind_in(request)
+        check_may_create(kind)
         document = named(
             place(
                 await read_document(request),
@@ -68,6 +73,7 @@ class Writes:
         new = to_resource(kind, document)
         if not new.name:
             raise invalid(kind, "", [_NO_NAME])
+        check_spec(kind, new, None)
         new = await self._admission.admit(new, None)
         created = await self._commit(
             lambda transaction: transaction.create(new),
@@ -82,12 +88,6 @@ class Writes:
             document.pop("status", None)
         return await self._modify(request, lambda _: document, document)
 
-    async def replace_status(self, request: Request) -> Response:
-        """PUT of a status: the rest of the body is ignored."""
-        document = await self._document_at(request)
-        status = {"status": document.get("status", {})}
-        return await self._modify_status(request, lambda old: old | status, document)
-
     async def patch(self, request: Request) -> Response:
         """PATCH of an object: spec and metadata."""
         patch = await read_patch(request)
@@ -96,11 +96,12 @@ class Writes:
             ours = patch
         return await self._modify(request, lambda old: merge(old, ours), patch)
 
-    async def patch_status(self, request: Request) -> Response:
-        """PATCH of a status."""
-        patch = await read_patch(request)
-        ours = {key: value for key, value in patch.items() if key == "status"}
-        return await self._modify_status(request, lambda old: merge(old, ours), patch)
+    async def write_status(self, request: Request) -> Response:
+        """PUT or PATCH of a status, which is for controllers to write."""
+        kind = kind_in(request)
+        if not kind.has_status:
+            raise unknown_path()
+        raise status_refused(kind, request.path_params["name"])
 
     async def delete(self, request: Request) -> Response:
         """DELETE of an object: at once, or when its finalizers are gone."""
@@ -109,12 +110,14 @@ class Writes:
         options = await read_options(request)
         uid, version = _preconditions(options)
         dry_run = read_dry_run(request.query_params) or bool(options.get("dryRun"))
-        deleted = await self._commit(
-            lambda transaction: transaction.delete(
+
+        async def work(transaction: Transaction) -> Resource:
+            await check_may_delete(kind, namespace, name, transaction)
+            return await transaction.delete(
                 kind.model, namespace, name, uid=uid, resource_version=version
-            ),
-            dry_run=dry_run,
-        )
+            )
+
+        deleted = await self._commit(work, dry_run=dry_run)
         if deleted.metadata.finalizers:
             return JsonResponse(shown(deleted))
         return JsonResponse(_deleted(kind, deleted))
@@ -131,27 +134,14 @@ class Writes:
         self, request: Request, change: Change, asked: Mapping[str, Any]
     ) -> Response:
         kind = kind_in(request)
+        check_may_update(kind)
 
         async def write(old: Resource, new: Resource) -> Resource:
             check_immutable(kind, old, new)
+            check_spec(kind, new, old)
             new = await self._admission.admit(new, old)
             return await self._commit(
                 lambda transaction: transaction.update(new),
-                dry_run=read_dry_run(request.query_params),
-            )
-
-        return await self._attempt(request, change, asked, write)
-
-    async def _modify_status(
-        self, request: Request, change: Change, asked: Mapping[str, Any]
-    ) -> Response:
-        if not kind_in(request).has_status:
-            raise unknown_path()
-
-        async def write(old: Resource, new: Resource) -> Resource:
-            del old
-            return await self._commit(
-                lambda transaction: transaction.update_status(new),
                 dry_run=read_dry_run(request.query_params),
             )
 

@@ -10,8 +10,8 @@ import typer
 from kedge_controlplane.cli.console import say
 from kedge_controlplane.cli.kubeconfig import locate, read_endpoint
 from kedge_controlplane.cli.options import Kubeconfig, Namespace, connect
+from kedge_controlplane.cli.target import write_target
 from kedge_controlplane.errors import InputError, UnreachableError
-from kedge_controlplane.trust.files import write_private
 
 
 def version(
@@ -60,8 +60,5 @@ def kubeconfig(
     if out is None:
         say(str(path.absolute()))
         return
-    try:
-        write_private(out, path.read_bytes())
-    except OSError as exc:
-        raise InputError(f"{out}: {exc.strerror}") from exc
+    write_target(out, path.read_bytes())
     say(f"{out} written")

@@ -21,12 +21,12 @@ from kedge_controlplane.cli.console import say
 from kedge_controlplane.cli.keyring import Keyring, SigningKey
 from kedge_controlplane.cli.keys import registered_keys
 from kedge_controlplane.cli.options import KeyDir, Kubeconfig, Namespace, connect
+from kedge_controlplane.cli.target import check_target, write_target
 from kedge_controlplane.client import Client, Document
 from kedge_controlplane.errors import InputError
 from kedge_controlplane.model.meta import API_VERSION
 from kedge_controlplane.model.publisher import PublisherKey
 from kedge_controlplane.model.quantity import parse_duration
-from kedge_controlplane.trust.files import write_private
 
 
 def enroll(
@@ -64,6 +64,7 @@ def enroll(
         kedge enroll --out camera-7.json --label site=berlin
         kedge-agent run --state-dir /var/lib/kedge --enrollment camera-7.json
     """
+    check_target(out)
     labels = dict(_label(text) for text in label or [])
     try:
         ttl_seconds = int(parse_duration(ttl).total_seconds())
@@ -80,10 +81,7 @@ def enroll(
             publishers=publishers,
             server=server,
         )
-    try:
-        write_private(out, json.dumps(document, indent=2).encode() + b"\n")
-    except OSError as exc:
-        raise InputError(f"{out}: {exc.strerror}") from exc
+    write_target(out, json.dumps(document, indent=2).encode() + b"\n")
     say(f"{out} written; one device can join with it within {ttl}")
 
 

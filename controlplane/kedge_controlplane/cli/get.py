@@ -2,9 +2,10 @@
 """`kedge get` and `kedge delete`."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -23,6 +24,9 @@ from kedge_controlplane.cli.options import Kubeconfig, Namespace, connect
 from kedge_controlplane.client import Client, Document
 from kedge_controlplane.errors import ControlPlaneError, GoneError, InputError
 from kedge_controlplane.model.registry import Kind
+
+GONE_PAUSE_S: Final = 1.0
+"""Between two lists of a watch that cannot keep up: the server is busy enough."""
 
 
 class Output(StrEnum):
@@ -113,8 +117,9 @@ def _read(
 ) -> tuple[list[Document], str]:
     if name is None:
         return client.list(kind, selector=selector)
-    document = client.get(kind, name)
-    return [document], str(document["metadata"]["resourceVersion"])
+    # Not from the object's own resourceVersion: events that old may be gone.
+    documents, revision = client.list(kind, name=name)
+    return documents or [client.get(kind, name)], revision
 
 
 def _follow(
@@ -128,20 +133,21 @@ def _follow(
     """Show changes for ever; a stream that ended begins again where it stopped."""
     while True:
         try:
-            for event in client.watch(kind, since=revision, selector=selector):
+            for event in client.watch(
+                kind, since=revision, selector=selector, name=name or ""
+            ):
                 document = event["object"]
                 if event["type"] == "ERROR":
                     revision = ""
                     break
                 revision = str(document["metadata"]["resourceVersion"])
-                if event["type"] == "BOOKMARK":
-                    continue
-                if name is None or document["metadata"]["name"] == name:
+                if event["type"] != "BOOKMARK":
                     show(document)
         except GoneError:
             revision = ""
         if not revision:  # too far behind: begin again from what is there now
-            documents, revision = _read(client, kind, name, selector)
+            time.sleep(GONE_PAUSE_S)
+            documents, revision = client.list(kind, selector=selector, name=name or "")
             for document in documents:
                 show(document)
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads manifests, YAML or JSON: files, folders, standard input.
 
-Stricter than YAML: a member twice is refused rather than half ignored, and text that
-looks like a date stays text. What the fields mean is for the server to say.
+What the fields mean is for the server to say.
 """
 
 import math
@@ -12,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
+from kedge_controlplane import yaml_text
 from kedge_controlplane.client import Document
 from kedge_controlplane.errors import InputError
 
@@ -32,38 +30,6 @@ class Manifest:
 
     source: str
     document: Document
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as Kubernetes reads it."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern) for tag, pattern in resolvers if not tag.endswith("timestamp")
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[str] = set()
-    for key_node, _ in node.value:
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise yaml.MarkedYAMLError(
-                problem="a member's name is no text", problem_mark=key_node.start_mark
-            )
-        if key_node.value in seen and key_node.value != "<<":
-            raise yaml.MarkedYAMLError(
-                problem=f"member {key_node.value!r:.80} is there twice",
-                problem_mark=key_node.start_mark,
-            )
-        seen.add(key_node.value)
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def read_manifests(places: Iterable[str]) -> list[Manifest]:
@@ -112,10 +78,10 @@ def _bounded(source: str, text: bytes) -> bytes:
 def _documents(source: str, text: bytes) -> Iterator[Manifest]:
     budget = _Budget()
     try:
-        for number, value in enumerate(yaml.load_all(text, Loader=_Loader), start=1):
+        for number, value in enumerate(yaml_text.load_all(text), start=1):
             place = source if number == 1 else f"{source}, document {number}"
             yield from _objects(place, budget.plain(value))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as exc:
+    except ValueError as exc:
         raise InputError(f"{source}: expected YAML or JSON: {exc}") from exc
 
 
@@ -154,8 +120,4 @@ class _Budget:
             return [self.plain(item) for item in value]
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"expected finite numbers, found {value}")
-        if value is None or isinstance(value, str | int | float):
-            return value
-        raise ValueError(
-            f"expected text, numbers, lists and mappings, found {value!r:.80}"
-        )
+        return value

@@ -34,7 +34,8 @@ _STATES = {
 }
 _ADVICE = {
     RolloutPhase.PAUSED: "Devices that failed say why: `kedge get devices -o wide`. "
-    "A fleet with another release supersedes this rollout.",
+    "The rollout goes on by itself once they succeed; otherwise apply the fleet with "
+    "a corrected release.",
     RolloutPhase.ABORTED: "A newer version of the fleet superseded it.",
 }
 

@@ -16,7 +16,6 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from kedge_controlplane.admission.claims import Version, object_name, to_tensors
-from kedge_controlplane.admission.statements import from_wire
 from kedge_controlplane.cli.keyring import SigningKey
 from kedge_controlplane.cli.keys import registered_keys
 from kedge_controlplane.client import Client, Document
@@ -32,6 +31,7 @@ from kedge_controlplane.model.configset import ConfigSet, ConfigSetSpec
 from kedge_controlplane.model.meta import API_VERSION, ObjectMeta
 from kedge_controlplane.model.model_version import ModelVersion, ModelVersionSpec
 from kedge_controlplane.model.registry import BY_KIND, Kind, kind_of
+from kedge_controlplane.trust.statements import from_wire
 from kedge_wire import dsse
 from kedge_wire.statement import ArtifactKind, Statement, StatementError
 

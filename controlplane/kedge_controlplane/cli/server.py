@@ -13,6 +13,7 @@ import typer
 
 from kedge_controlplane.cli.console import complain, say
 from kedge_controlplane.cli.parent import die_with_parent
+from kedge_controlplane.errors import SettingsError
 from kedge_controlplane.settings import read_settings
 from kedge_controlplane.telemetry import configure_logging
 
@@ -75,6 +76,7 @@ def server(
         migrate=migrate,
         environment=os.environ,
     )
+    _make(settings.data)
     configure_logging()
     from kedge_controlplane.runtime import serve
 
@@ -97,12 +99,21 @@ def migrate(*, data: Data = DATA) -> None:
         await upgrade(settings.database_url)
         return before, await current(settings.database_url)
 
-    settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make(settings.data)
     before, after = asyncio.run(run())
     if before == after:
         say(f"database unchanged at revision {after}")
     else:
         say(f"database migrated from {before or 'nothing'} to {after}")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise SettingsError(
+            f"--data: expected a folder that can be made: {folder}: {exc.strerror}"
+        ) from exc
 
 
 def _announce(info: "ServerInfo") -> None:

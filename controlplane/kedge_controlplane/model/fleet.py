@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fleet: which devices shall run which release, and how a change reaches them."""
 
+from datetime import timedelta
 from enum import StrEnum
-from typing import Literal
+from functools import partial
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from kedge_controlplane.model.meta import (
     Condition,
@@ -12,8 +14,26 @@ from kedge_controlplane.model.meta import (
     ObjectName,
     Resource,
 )
-from kedge_controlplane.model.quantity import Bytes, Duration, Limit, Share
+from kedge_controlplane.model.quantity import (
+    Bytes,
+    Duration,
+    Limit,
+    Share,
+    duration_within,
+)
 from kedge_controlplane.model.selector import LabelSelector
+
+WallTime = Annotated[
+    Duration,
+    AfterValidator(
+        partial(
+            duration_within, least=timedelta(milliseconds=1), most=timedelta(hours=1)
+        )
+    ),
+]
+UpdateTimeout = Annotated[
+    Duration, AfterValidator(partial(duration_within, least=timedelta(seconds=1)))
+]
 
 
 class Inference(KedgeModel):
@@ -31,7 +51,7 @@ class Inference(KedgeModel):
 
 class Limits(KedgeModel):
     component_memory_limit: Bytes = Field("64Mi", description="Linear memory, each.")
-    wall_time: Duration = Field("10s", description="One request.")
+    wall_time: WallTime = Field("10s", description="One request.")
     pool_size: int = Field(1, ge=1, le=64, description="Component instances.")
     warmup_iterations: int = Field(10, ge=0, le=1000, description="Before a swap.")
 
@@ -69,7 +89,7 @@ class OnError(StrEnum):
 class RolloutPolicy(KedgeModel):
     device_selection: DeviceSelection = Field(default_factory=DeviceSelection)
     success_threshold: Share = "100%"
-    default_update_timeout: Duration = Field(
+    default_update_timeout: UpdateTimeout = Field(
         "24h", description="A device that took longer counts as failed."
     )
     on_error: OnError = OnError.PAUSE

@@ -35,22 +35,45 @@ def _object_name(value: str) -> str:
     return value
 
 
+def label_key(key: str) -> str:
+    """Return `key`. Raises ValueError where it cannot be a label's."""
+    if not _LABEL_KEY.fullmatch(key):
+        raise ValueError(f"label key {key!r:.80} is not valid")
+    return key
+
+
+def label_value(text: str) -> str:
+    """Return `text`. Raises ValueError where it cannot be a label's value."""
+    if not _LABEL_VALUE.fullmatch(text):
+        raise ValueError(f"label value {text!r:.80} is not valid")
+    return text
+
+
 def _labels(value: dict[str, str]) -> dict[str, str]:
     for key, text in value.items():
-        if not _LABEL_KEY.fullmatch(key):
-            raise ValueError(f"label key {key!r:.80} is not valid")
+        label_key(key)
         if not _LABEL_VALUE.fullmatch(text):
             raise ValueError(f"label {key}: value {text!r:.80} is not valid")
     return value
 
 
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except (OverflowError, ValueError) as error:
+        raise ValueError("expected a time that UTC can express") from error
+
+
 def _rfc3339(value: datetime) -> str:
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    whole = value.astimezone(UTC).replace(microsecond=0, tzinfo=None)
+    return f"{whole.isoformat()}Z"  # strftime does not pad years
 
 
 ObjectName = Annotated[str, AfterValidator(_object_name)]
 Labels = Annotated[dict[str, str], AfterValidator(_labels)]
-Time = Annotated[datetime, PlainSerializer(_rfc3339, return_type=str)]
+Time = Annotated[
+    datetime, AfterValidator(_in_utc), PlainSerializer(_rfc3339, return_type=str)
+]
 """UTC, whole seconds on the wire."""
 
 

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Amounts as operators write them: bytes (64Mi), durations (10m) and shares (95%)."""
+"""Amounts as operators write them: bytes (64Mi), durations (10m) and shares (95%).
+
+Each has an upper bound that no use comes near, so that what is computed from it fits
+into what carries it.
+"""
 
 import re
 from datetime import timedelta
@@ -8,11 +12,15 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator
 
-_BYTES = re.compile(r"(\d+)(Ki|Mi|Gi|k|M|G)?")
+MAX_BYTES: Final = 2**40
+MAX_DURATION: Final = timedelta(days=366)
+
+_BYTES = re.compile(r"(\d{1,16})(Ki|Mi|Gi|k|M|G)?")
 _FACTORS: Final = {
     "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30,
 }  # fmt: skip
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?")
+_DURATION_LENGTH: Final = 64  # characters
 _PERCENT = re.compile(r"(\d{1,3})%")
 
 
@@ -23,16 +31,31 @@ def parse_bytes(text: str) -> int:
         raise ValueError(
             f"expected an amount of bytes such as 64Mi, found {text!r:.40}"
         )
-    return int(match[1]) * _FACTORS[match[2] or ""]
+    found = int(match[1]) * _FACTORS[match[2] or ""]
+    if found > MAX_BYTES:
+        raise ValueError(f"expected at most {MAX_BYTES} bytes, found {text!r:.40}")
+    return found
 
 
 def parse_duration(text: str) -> timedelta:
     """`1h30m` → 90 minutes. Raises ValueError."""
-    match = _DURATION.fullmatch(text)
+    match = _DURATION.fullmatch(text) if len(text) <= _DURATION_LENGTH else None
     if match is None or not text:
         raise ValueError(f"expected a duration such as 10m or 24h, found {text!r:.40}")
     hours, minutes, seconds, millis = (int(part or 0) for part in match.groups())
-    return timedelta(hours=hours, minutes=minutes, seconds=seconds, milliseconds=millis)
+    total = ((hours * 60 + minutes) * 60 + seconds) * 1000 + millis
+    if total > MAX_DURATION // timedelta(milliseconds=1):
+        raise ValueError(f"expected at most {MAX_DURATION.days} d, found {text!r:.40}")
+    return timedelta(milliseconds=total)
+
+
+def duration_within(
+    text: str, *, least: timedelta, most: timedelta = MAX_DURATION
+) -> str:
+    """Return `text`, a duration between two others. Raises ValueError."""
+    if not least <= parse_duration(text) <= most:
+        raise ValueError(f"expected {least} to {most} (h:mm:ss), found {text!r:.40}")
+    return text
 
 
 def parse_share(text: str) -> Fraction:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every kind, once: plural, short names, printer columns, what of it may change.
+"""Every kind, once: plural, short names, printer columns, who may change what of it.
 
-Routes, tables, discovery and validation come from this list. A new kind is one model
-file, one entry here and one migration.
+Routes, tables, discovery, validation and operators' rights come from this list. A new
+kind is one model file, one entry here and one migration.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,6 +32,34 @@ class Column:
     priority: int = 0
 
 
+def _always(document: dict[str, Any]) -> bool:
+    del document
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorWrites:
+    """What operators may do through the API; the rest, and every status, is not theirs.
+
+    Controllers write through the store and are not bound by it.
+    """
+
+    create: bool = True
+    update: bool = True
+    spec: bool = True  # False: of what they may write, the metadata only
+    delete: bool = True
+    deletable: Callable[[dict[str, Any]], bool] = _always  # by its document
+    otherwise: str = ""  # who does what operators may not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A name of another object, which stays as long as it is named."""
+
+    kind: str
+    names: Callable[[dict[str, Any]], Iterable[str]]  # from the document
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     model: type[Resource]
@@ -40,6 +68,8 @@ class Kind:
     columns: tuple[Column, ...] = field(default=())
     immutable_spec: bool = False
     """A new version is a new object; spec changes are refused."""
+    operators: OperatorWrites = OperatorWrites()
+    references: tuple[Reference, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -84,6 +114,21 @@ def _up_to_date(document: dict[str, Any]) -> str:
     return f"{counts.get('upToDate', 0)}/{counts.get('total', 0)}"
 
 
+def _in_workloads(member: str) -> Callable[[dict[str, Any]], Iterable[str]]:
+    def read(document: dict[str, Any]) -> Iterable[str]:
+        return [workload[member] for workload in document["spec"]["workloads"]]
+
+    return read
+
+
+def _released(document: dict[str, Any]) -> Iterable[str]:
+    return [document["spec"]["template"]["spec"]["release"]]
+
+
+def _ended(document: dict[str, Any]) -> bool:
+    return document.get("status", {}).get("phase") in ("Completed", "Aborted")
+
+
 _VERSION = (
     _column("Version", "spec", "version"),
     _column("Digest", "spec", "artifact", "sha256", priority=1),
@@ -102,6 +147,9 @@ KINDS: Final[tuple[Kind, ...]] = (
             _column("Info", "status", "updated", "info", priority=1),
             _column("Serving", "status", "serving", "http", priority=1),
         ),
+        operators=OperatorWrites(
+            spec=False, otherwise="rollouts decide what a device shall run"
+        ),
     ),
     Kind(
         model=EnrollmentRequest,
@@ -113,6 +161,10 @@ KINDS: Final[tuple[Kind, ...]] = (
             _column("Hostname", "spec", "hostname"),
         ),
         immutable_spec=True,
+        operators=OperatorWrites(
+            create=False,
+            otherwise="a device makes its own with a token: `kedge enroll`",
+        ),
     ),
     Kind(
         model=PublisherKey,
@@ -147,7 +199,17 @@ KINDS: Final[tuple[Kind, ...]] = (
         columns=(_column("Config", "spec", "config"), *_VERSION),
         immutable_spec=True,
     ),
-    Kind(model=Release, plural="releases", short_names=("rel",), immutable_spec=True),
+    Kind(
+        model=Release,
+        plural="releases",
+        short_names=("rel",),
+        immutable_spec=True,
+        references=(
+            Reference(kind="ComponentVersion", names=_in_workloads("component")),
+            Reference(kind="ModelVersion", names=_in_workloads("model")),
+            Reference(kind="ConfigSet", names=_in_workloads("config")),
+        ),
+    ),
     Kind(
         model=Fleet,
         plural="fleets",
@@ -157,6 +219,7 @@ KINDS: Final[tuple[Kind, ...]] = (
             Column(name="UpToDate", value=_up_to_date),
             _column("Rollout", "status", "rollout"),
         ),
+        references=(Reference(kind="Release", names=_released),),
     ),
     Kind(
         model=TemplateVersion,
@@ -167,6 +230,12 @@ KINDS: Final[tuple[Kind, ...]] = (
             _column("Release", "spec", "release"),
         ),
         immutable_spec=True,
+        operators=OperatorWrites(
+            create=False,
+            update=False,
+            delete=False,
+            otherwise="fleets make them from their templates",
+        ),
     ),
     Kind(
         model=Rollout,
@@ -179,6 +248,12 @@ KINDS: Final[tuple[Kind, ...]] = (
             _column("Message", "status", "message", priority=1),
         ),
         immutable_spec=True,
+        operators=OperatorWrites(
+            create=False,
+            update=False,
+            deletable=_ended,
+            otherwise="fleets start and end them, and one that ended can be deleted",
+        ),
     ),
 )
 

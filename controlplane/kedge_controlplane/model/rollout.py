@@ -19,9 +19,9 @@ from kedge_controlplane.model.meta import (
 class RolloutPhase(StrEnum):
     PENDING = "Pending"
     PROGRESSING = "Progressing"
-    PAUSED = "Paused"  # halted by a batch that failed its threshold
+    PAUSED = "Paused"  # halted by a batch that cannot meet its threshold
     COMPLETED = "Completed"
-    ABORTED = "Aborted"  # superseded by a newer TemplateVersion
+    ABORTED = "Aborted"  # superseded by a newer Rollout, or its fleet is gone
 
 
 class BatchPhase(StrEnum):

@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label selectors as a manifest states them; pure matching."""
+"""Label selectors as a manifest states them; pure matching.
+
+Each requirement is a sub-query of the store, so their number is bounded.
+"""
 
 from enum import StrEnum
-from typing import Self
+from typing import Annotated, Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from kedge_controlplane.model.meta import KedgeModel, Labels
+from kedge_controlplane.model.meta import KedgeModel, Labels, label_key, label_value
+
+MAX_REQUIREMENTS: Final = 32  # of each form
+MAX_VALUES: Final = 256
 
 
 class Operator(StrEnum):
@@ -19,9 +25,11 @@ class Operator(StrEnum):
 class Requirement(KedgeModel):
     """One expression over a label; absent labels satisfy NotIn and DoesNotExist."""
 
-    key: str = Field(min_length=1)
+    key: Annotated[str, AfterValidator(label_key)]
     operator: Operator
-    values: list[str] = Field(default_factory=list)
+    values: list[Annotated[str, AfterValidator(label_value)]] = Field(
+        default_factory=list, max_length=MAX_VALUES
+    )
 
     @model_validator(mode="after")
     def _values_fit_operator(self) -> Self:
@@ -46,8 +54,10 @@ class Requirement(KedgeModel):
 class LabelSelector(KedgeModel):
     """All of it must hold; an empty selector matches everything."""
 
-    match_labels: Labels = Field(default_factory=dict)
-    match_expressions: list[Requirement] = Field(default_factory=list)
+    match_labels: Labels = Field(default_factory=dict, max_length=MAX_REQUIREMENTS)
+    match_expressions: list[Requirement] = Field(
+        default_factory=list, max_length=MAX_REQUIREMENTS
+    )
 
     def matches(self, labels: dict[str, str]) -> bool:
         return all(labels.get(k) == v for k, v in self.match_labels.items()) and all(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Device certificates that we issued, so that they can be revoked."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -37,15 +36,14 @@ async def find(source: Source, serial: str) -> Certificate | None:
     return Certificate(**rows[0]) if rows else None
 
 
-async def of_device(
-    source: Source, namespace: str, device: str
-) -> Sequence[Certificate]:
+async def devices(source: Source) -> set[tuple[str, str]]:
+    """Namespaces and names of the devices that have an unrevoked certificate."""
     rows = await source.fetch(
-        select(CERTIFICATES)
-        .where(CERTIFICATES.c.namespace == namespace, CERTIFICATES.c.device == device)
-        .order_by(CERTIFICATES.c.not_after)
+        select(CERTIFICATES.c.namespace, CERTIFICATES.c.device)
+        .where(CERTIFICATES.c.revoked_at.is_(None))
+        .distinct()
     )
-    return [Certificate(**row) for row in rows]
+    return {(row["namespace"], row["device"]) for row in rows}
 
 
 async def revoke_device(

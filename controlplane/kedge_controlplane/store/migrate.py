@@ -5,6 +5,7 @@ A process killed on the way leaves the database as it was: SQLite's DDL is trans
 once BEGIN is ours (engine.py).
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
@@ -14,7 +15,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 import kedge_migrations
@@ -53,6 +54,7 @@ def head() -> str:
 
 async def _within(url: str, work: Callable[[Connection], R]) -> R:
     check_url(url)
+    _make_private(url)
     engine = writing_engine(url)
     try:
         async with engine.begin() as connection:
@@ -61,6 +63,17 @@ async def _within(url: str, work: Callable[[Connection], R]) -> R:
         raise SettingsError(f"cannot use the database {url}: {error}") from error
     finally:
         await engine.dispose()
+
+
+def _make_private(url: str) -> None:
+    """Let nobody else read a new database; its WAL gets the same mode."""
+    path = Path(make_url(url).database or "")
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return  # its mode is its owner's choice
+    except OSError as error:
+        raise SettingsError(f"cannot make the database {path}: {error}") from error
 
 
 def _config(connection: Connection) -> Config:

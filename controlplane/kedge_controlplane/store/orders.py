@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The newest signed order of each device, as it was or will be sent."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -37,15 +36,10 @@ async def find(source: Source, namespace: str, device: str) -> Order | None:
     return Order(**rows[0]) if rows else None
 
 
-async def expiring(source: Source, *, before: datetime, limit: int) -> Sequence[Order]:
-    """The orders that expire first, up to `limit`."""
-    rows = await source.fetch(
-        select(ORDERS)
-        .where(ORDERS.c.expires < before)
-        .order_by(ORDERS.c.expires)
-        .limit(limit)
-    )
-    return [Order(**row) for row in rows]
+async def devices(source: Source) -> set[tuple[str, str]]:
+    """Namespaces and names of the devices that have an order."""
+    rows = await source.fetch(select(ORDERS.c.namespace, ORDERS.c.device))
+    return {(row["namespace"], row["device"]) for row in rows}
 
 
 async def remove(transaction: Transaction, namespace: str, device: str) -> None:

@@ -186,6 +186,12 @@ class Store:
         """
         return self._log.watch(cls, since=since)
 
+    async def check(self) -> None:
+        """Raise UnavailableError unless the store can be read and takes writes."""
+        if self._writer.closed:
+            raise UnavailableError("the store takes no writes")
+        await self.revision()
+
     async def revision(self) -> int:
         """Return the resourceVersion of the newest committed write."""
         async with _reading(self._readers) as connection:

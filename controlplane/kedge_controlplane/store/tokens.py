@@ -55,10 +55,6 @@ async def mark_used(
     return await transaction.execute(statement) == 1
 
 
-async def remove(transaction: Transaction, token_id: str) -> None:
-    await transaction.execute(delete(TOKENS).where(TOKENS.c.id == token_id))
-
-
 async def remove_expired(transaction: Transaction, *, before: datetime) -> int:
     """Forget tokens that expired before a moment; return how many."""
     return await transaction.execute(delete(TOKENS).where(TOKENS.c.expires < before))

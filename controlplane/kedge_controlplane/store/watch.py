@@ -16,14 +16,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Generic, Self, TypeVar
 
+import orjson
+
 from kedge_controlplane.errors import GoneError
 from kedge_controlplane.model.meta import Resource
 from kedge_controlplane.store.record import Record, to_document, to_object
 
 T = TypeVar("T", bound=Resource)
 
-LOG_LIMIT: Final = 8_192  # events, of about 10 kB each
+LOG_LIMIT: Final = 8_192  # events
 BACKLOG_LIMIT: Final = 8_192  # events that one watch may be behind; they are shared
+BYTES_LIMIT: Final = 32 * 1024**2
+"""Of events as JSON, in the log and in each backlog; as objects they take some times
+that. A device is a few kB, the rollout of a large fleet many hundred."""
 
 
 class EventType(StrEnum):
@@ -47,6 +52,13 @@ class Event(Generic[T]):
     def resource_version(self) -> int:
         return self.record.resource_version
 
+    def measure(self) -> int:
+        """Bytes of it as JSON, metadata apart."""
+        return sum(
+            len(orjson.dumps(part))
+            for part in (self.record.metadata, self.record.spec, self.record.status)
+        )
+
     @property
     def object(self) -> T:
         """A fresh instance each time."""
@@ -65,7 +77,8 @@ class Watch(Generic[T]):
         self._log = log
         self._cls = cls
         self._since = since
-        self._backlog: deque[Event[T]] = deque()
+        self._backlog: deque[tuple[Event[T], int]] = deque()  # and its bytes
+        self._bytes = 0
         self._wakeup = asyncio.Event()
         self._closed = False
         self._overrun = False
@@ -74,7 +87,7 @@ class Watch(Generic[T]):
     def resource_version(self) -> int:
         """Every event up to here has been returned, if the backlog is empty."""
         if self._backlog:
-            return self._backlog[0].resource_version - 1
+            return self._backlog[0][0].resource_version - 1
         return max(self._since, self._log.newest)
 
     @property
@@ -98,14 +111,14 @@ class Watch(Generic[T]):
     async def __anext__(self) -> Event[T]:
         while not self._backlog:
             if self._overrun:
-                raise GoneError(
-                    f"the watch fell {BACKLOG_LIMIT} events behind: list again"
-                )
+                raise GoneError("the watch fell too many events behind: list again")
             if self._closed:
                 raise StopAsyncIteration
             self._wakeup.clear()
             await self._wakeup.wait()
-        return self._backlog.popleft()
+        event, size = self._backlog.popleft()
+        self._bytes -= size
+        return event
 
     def close(self) -> None:
         """Take no more events; what is in the backlog may still be read."""
@@ -113,29 +126,35 @@ class Watch(Generic[T]):
         self._log.forget(self)
         self._wakeup.set()
 
-    def offer(self, event: Event[Any]) -> None:
-        """Take an event of the log; never waits."""
+    def offer(self, event: Event[Any], size: int) -> None:
+        """Take an event of the log, and its bytes; never waits."""
         if event.resource_version <= self._since:
             return
         if self._cls is not None and event.cls is not self._cls:
             return
-        if len(self._backlog) >= BACKLOG_LIMIT:
+        full = len(self._backlog) >= BACKLOG_LIMIT or self._bytes >= BYTES_LIMIT
+        if full:
             self._overrun = True
             self._backlog.clear()
             self.close()
             return
-        self._backlog.append(event)
+        self._backlog.append((event, size))
+        self._bytes += size
         self._wakeup.set()
 
 
 class EventLog:
     """The newest events and everyone who watches."""
 
-    def __init__(self, *, newest: int, limit: int = LOG_LIMIT) -> None:
+    def __init__(
+        self, *, newest: int, limit: int = LOG_LIMIT, limit_bytes: int = BYTES_LIMIT
+    ) -> None:
         self.newest = newest
         self._oldest = newest  # watches may begin here or later
         self._limit = limit
-        self._events: deque[Event[Any]] = deque()
+        self._limit_bytes = limit_bytes
+        self._events: deque[tuple[Event[Any], int]] = deque()  # and its bytes
+        self._bytes = 0
         self._watches: set[Watch[Any]] = set()
         self._closed = False
 
@@ -143,11 +162,17 @@ class EventLog:
         """Append committed events in their order."""
         for event in events:
             self.newest = event.resource_version
-            self._events.append(event)
-            if len(self._events) > self._limit:
-                self._oldest = self._events.popleft().resource_version
+            size = event.measure()
+            self._events.append((event, size))
+            self._bytes += size
+            while len(self._events) > self._limit or self._bytes > self._limit_bytes:
+                forgotten, freed = self._events.popleft()
+                self._oldest, self._bytes = (
+                    forgotten.resource_version,
+                    self._bytes - freed,
+                )
             for watch in tuple(self._watches):
-                watch.offer(event)
+                watch.offer(event, size)
 
     def watch(self, cls: type[T] | None, *, since: int | None) -> Watch[T]:
         """Begin a watch after revision `since`, or now; raises GoneError."""
@@ -157,8 +182,8 @@ class EventLog:
                 f"too old resource version: {start} ({self._oldest}): list again"
             )
         watch = Watch(self, cls=cls, since=start)
-        for event in self._events:
-            watch.offer(event)
+        for event, size in self._events:
+            watch.offer(event, size)
         if self._closed:
             watch.close()
         if not watch.closed:  # it may have overrun already

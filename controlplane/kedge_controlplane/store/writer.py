@@ -26,7 +26,6 @@ from sqlalchemy.exc import (
     InterfaceError,
     InternalError,
     OperationalError,
-    SQLAlchemyError,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -87,13 +86,18 @@ class Writer:
         self._closed = False
         self._task = asyncio.create_task(self._run(), name="store.writer")
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be written any more."""
+        return self._closed or self._task.done()
+
     async def submit(self, work: Work[R]) -> R:
         """Run `work` in a transaction and return its result once that is durable."""
         if _within_work.get():
             raise RuntimeError(
                 "a work may not wait for another write: use its transaction"
             )
-        if self._closed:
+        if self.closed:
             raise UnavailableError("the store is closed")
         if self._queue.qsize() >= QUEUE_LIMIT:
             raise TooManyRequestsError(
@@ -108,6 +112,8 @@ class Writer:
         if not self._closed:
             self._closed = True
             self._queue.put_nowait(None)
+        if self._task.done():
+            return
         try:
             async with asyncio.timeout(DRAIN_S):
                 await self._task
@@ -150,7 +156,7 @@ class Writer:
                 if revision != before:
                     await connection.execute(update(REVISION).values(value=revision))
             committed = True
-        except SQLAlchemyError:
+        except Exception:  # without this task nothing is ever written again
             logger.exception("commit failed works=%d", len(jobs))
         finally:  # by cancellation, too: nobody waits for ever
             self._settle(jobs, committed=committed)

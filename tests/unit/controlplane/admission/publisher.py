@@ -12,7 +12,6 @@ from onnx import helper
 from securesystemslib.signer._crypto_signer import CryptoSigner
 
 from kedge_controlplane.admission.claims import claim
-from kedge_controlplane.admission.statements import from_wire
 from kedge_controlplane.blobs.base import BlobStore
 from kedge_controlplane.model.artifact import ArtifactRef, DsseEnvelope, Tensor
 from kedge_controlplane.model.component_version import (
@@ -23,6 +22,7 @@ from kedge_controlplane.model.configset import ConfigSet, ConfigSetSpec
 from kedge_controlplane.model.meta import ObjectMeta
 from kedge_controlplane.model.model_version import ModelVersion, ModelVersionSpec
 from kedge_controlplane.model.publisher import PublisherKey
+from kedge_controlplane.trust.statements import from_wire
 from kedge_wire import dsse
 from tests.simulators import onnx_models
 

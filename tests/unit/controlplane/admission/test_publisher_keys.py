@@ -4,7 +4,9 @@
 from collections.abc import Callable
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from securesystemslib.signer._crypto_signer import CryptoSigner
 from securesystemslib.signer._key import SSlibKey
 
@@ -70,3 +72,17 @@ async def test_a_short_rsa_key_is_refused(admission: Admission) -> None:
     private = generate_private_key(public_exponent=65537, key_size=1024)
     signer = CryptoSigner(private, SSlibKey.from_crypto(private.public_key()))
     assert await refused_field(admission, publisher_of(signer).key()) == "spec.public"
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256K1(), ec.BrainpoolP256R1()], ids=str)
+async def test_a_key_on_a_curve_that_devices_do_not_know_is_refused(
+    admission: Admission, curve: ec.EllipticCurve
+) -> None:
+    private = ec.generate_private_key(curve)
+    pem = private.public_key().public_bytes(
+        Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+    )
+    key = Publisher().key(
+        keytype="ecdsa", scheme="ecdsa-sha2-nistp256", public=pem.decode()
+    )
+    assert await refused_field(admission, key) == "spec.public"

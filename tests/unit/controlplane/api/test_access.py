@@ -99,6 +99,19 @@ async def test_tokens_expire(store: Store, enrolment_token: str) -> None:
         await later.authenticate(bearer(enrolment_token), None)
 
 
+async def test_a_used_token_ends_with_its_time_too(
+    anonymous: httpx.AsyncClient,
+    store: Store,
+    enrolment_token: str,
+    key: ec.EllipticCurvePrivateKey,
+) -> None:
+    anonymous.headers.update(bearer(enrolment_token))
+    assert (await anonymous.post(REQUESTS, json=request_of(key))).status_code == 201
+    later = StoreAuthenticator(store, clock=lambda: now() + timedelta(hours=1))
+    with pytest.raises(UnauthorizedError, match="expired"):
+        await later.authenticate(bearer(enrolment_token), None)
+
+
 async def test_an_operator_of_a_namespace_stays_in_it(
     anonymous: httpx.AsyncClient, store: Store
 ) -> None:
@@ -161,16 +174,13 @@ async def test_an_enrolment_token_opens_nothing_else(
     assert dry.status_code == 400
 
 
-async def test_an_operators_request_waits_for_approval(
+async def test_an_operator_asks_for_no_certificate(
     anonymous: httpx.AsyncClient, token: str, key: ec.EllipticCurvePrivateKey
 ) -> None:
     anonymous.headers.update(bearer(token))
-    manifest = request_of(key)
-    manifest["metadata"]["name"] = "by-hand"
-    manifest["status"] = {"phase": "Approved"}
-    answer = await anonymous.post(REQUESTS, json=manifest)
-    assert answer.json()["status"]["phase"] == "Pending"
-    assert (await anonymous.get(f"{REQUESTS}/by-hand")).status_code == 200
+    answer = await anonymous.post(REQUESTS, json=request_of(key))
+    assert answer.status_code == 403
+    assert "`kedge enroll`" in answer.json()["message"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 """Requests that nobody well-meaning sends: each gets a Status, quickly."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -75,6 +76,8 @@ async def test_a_body_of_unknown_length_ends_at_the_limit(
         "labelSelector=a in (b",
         "labelSelector=" + ",".join(["a"] * 40),
         "labelSelector=" + "a" * 5000,
+        "labelSelector=a//b",
+        "labelSelector=a in (" + ",".join(["x"] * 300) + ")",
         "labelSelector='%3Bdrop table",
         "fieldSelector=spec.release=x",
         "fieldSelector=metadata.name=x,metadata.name=y",
@@ -110,6 +113,99 @@ async def test_unknown_addresses_are_answered_with_a_status(
     answer = await api.request(method, path, json=fleet())
     assert answer.status_code == code, answer.text
     assert answer.json()["kind"] == "Status"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['!!int ""', '!!float ""', "!!bool x", "!!timestamp x", "!!null x", "!!set {a}"],
+)
+async def test_a_yaml_tag_that_lies_is_refused(
+    api: httpx.AsyncClient, value: str
+) -> None:
+    answer = await api.post(
+        FLEETS,
+        content=f"spec: {value}".encode(),
+        headers={"content-type": "application/yaml"},
+    )
+    assert answer.status_code == 400, answer.text
+    assert "expected one YAML document" in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "moment", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"]
+)
+async def test_a_time_beyond_all_calendars_is_refused(
+    api: httpx.AsyncClient, moment: str
+) -> None:
+    manifest = fleet()
+    manifest["metadata"]["creationTimestamp"] = moment
+    answer = await api.post(FLEETS, json=manifest)
+    assert answer.status_code == 422, answer.text
+
+
+@pytest.mark.parametrize(
+    ("selector", "field"),
+    [
+        ({"matchLabels": {f"k{n}": "v" for n in range(33)}}, "matchLabels"),
+        (
+            {"matchExpressions": [{"key": "a", "operator": "Exists"}] * 33},
+            "matchExpressions",
+        ),
+        (
+            {"matchExpressions": [{"key": "a b", "operator": "Exists"}]},
+            "matchExpressions[0].key",
+        ),
+        (
+            {
+                "matchExpressions": [
+                    {"key": "a", "operator": "In", "values": ["x"] * 257}
+                ]
+            },
+            "matchExpressions[0].values",
+        ),
+        (
+            {
+                "matchExpressions": [
+                    {"key": "a", "operator": "In", "values": ["x" * 64]}
+                ]
+            },
+            "matchExpressions[0].values[0]",
+        ),
+    ],
+    ids=["labels", "expressions", "key", "values", "value"],
+)
+async def test_a_selector_has_limits(
+    api: httpx.AsyncClient, selector: dict[str, Any], field: str
+) -> None:
+    manifest = fleet()
+    manifest["spec"]["selector"] = selector
+    answer = await api.post(FLEETS, json=manifest)
+    assert answer.status_code == 422, answer.text
+    causes = answer.json()["details"]["causes"]
+    assert [cause["field"] for cause in causes] == [f"spec.selector.{field}"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("rolloutPolicy", "defaultUpdateTimeout"), "99999999999999h"),
+        (("rolloutPolicy", "defaultUpdateTimeout"), "367h1000000m"),
+        (("rolloutPolicy", "defaultUpdateTimeout"), "999ms"),
+        (("limits", "wallTime"), "2000h"),
+        (("limits", "wallTime"), "0s"),
+        (("limits", "componentMemoryLimit"), "99999999999999Gi"),
+    ],
+)
+async def test_an_amount_has_limits(
+    api: httpx.AsyncClient, path: tuple[str, str], value: str
+) -> None:
+    manifest = fleet()
+    spec = manifest["spec"]
+    where = spec if path[0] == "rolloutPolicy" else spec["template"]["spec"]
+    where[path[0]] = {path[1]: value}
+    answer = await api.post(FLEETS, json=manifest)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["details"]["causes"][0]["field"].endswith(path[1])
 
 
 async def test_a_bug_is_answered_without_its_details(

@@ -196,3 +196,15 @@ async def test_a_cancelled_server_stops_and_frees_its_port(
         async with httpx.AsyncClient(verify=trusting(authority)) as http:
             with pytest.raises(httpx.ConnectError):
                 await http.get(f"{server.url}/healthz")
+
+
+async def test_client_that_speaks_nothing_newer_than_tls_1_2_is_refused(
+    server: Served, authority: CertificateAuthority
+) -> None:
+    context = trusting(authority)
+    async with httpx.AsyncClient(base_url=server.url, verify=context) as http:
+        assert (await http.get(BLOB)).is_client_error
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with httpx.AsyncClient(base_url=server.url, verify=context) as http:
+        with pytest.raises(httpx.ConnectError):
+            await http.get(BLOB)

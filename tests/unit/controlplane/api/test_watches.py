@@ -131,6 +131,30 @@ async def test_a_quiet_watch_sends_bookmarks_and_ends_in_time(
     assert set(rest) == {"BOOKMARK"}
 
 
+async def test_a_watch_among_others_events_sends_bookmarks_too(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "BOOKMARK_S", 0.0)
+    watch = await lines(
+        store,
+        "watch=true&allowWatchBookmarks=true&resourceVersion=0&labelSelector=no=one",
+    )
+    for number in range(3):
+        await store.create(device_object(f"d-{number}"))
+    seen = [json.loads(await anext(watch)) for _ in range(3)]
+    assert {line["type"] for line in seen} == {"BOOKMARK"}
+    await watch.aclose()
+
+
+async def test_a_version_that_the_database_never_had_is_expired(
+    api: httpx.AsyncClient, store: Store
+) -> None:
+    await store.create(device_object("d-1"))
+    answer = await api.get(DEVICES, params={"watch": "true", "resourceVersion": "2"})
+    assert answer.status_code == 410
+    assert "too new" in answer.json()["message"]
+
+
 async def test_a_version_from_before_the_log_is_expired(
     api: httpx.AsyncClient, store: Store
 ) -> None:

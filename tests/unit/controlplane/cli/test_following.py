@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 
+from kedge_controlplane.cli import get
+from kedge_controlplane.cli.kubeconfig import locate, read_endpoint
+from kedge_controlplane.client import Client
 from kedge_controlplane.errors import InputError
 from kedge_controlplane.model.device import Device
 from kedge_controlplane.model.fleet import Fleet
 from kedge_controlplane.model.meta import ObjectMeta
+from kedge_controlplane.model.registry import BY_KIND
 from kedge_controlplane.model.rollout import Rollout
 from tests.unit.controlplane.cli.conftest import Kedge
 from tests.unit.controlplane.cli.operator_api import OperatorApi
@@ -127,6 +131,41 @@ def test_watching_shows_what_is_there_and_then_what_changes(
     assert watching.stdout.readline() == "device/d-2\n"
     watching.send_signal(signal.SIGINT)
     assert watching.wait(10) != 0
+
+
+def test_watching_one_object_begins_where_the_server_is(
+    kedge: Kedge, api: OperatorApi
+) -> None:
+    """Its own resourceVersion is older than the log of a server that restarted."""
+    new_device(api, "d-1")
+    new_device(api, "d-2")
+    api.store._log._oldest = 2
+    with Client(read_endpoint(locate(os.environ["KUBECONFIG"]))) as client:
+        kind = BY_KIND["Device"]
+        documents, revision = get._read(client, kind, "d-1", "")
+        assert [d["metadata"]["name"] for d in documents] == ["d-1"]
+        events = client.watch(kind, since=revision, name="d-1")
+        new_device(api, "d-3")
+        api.call(api.store.delete(Device, "default", "d-1"))
+        event = next(events)
+    assert (event["type"], event["object"]["metadata"]["name"]) == ("DELETED", "d-1")
+    assert kedge("get", "device", "d-4", "-w").code == 1
+
+
+def test_a_watch_that_cannot_keep_up_pauses_between_lists(
+    kedge: Kedge, api: OperatorApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_device(api, "d-1")
+    pauses: list[float] = []
+
+    def stop(seconds: float) -> None:
+        pauses.append(seconds)
+        raise InputError("enough")
+
+    monkeypatch.setattr("time.sleep", stop)
+    api.store._log._oldest = 99
+    assert kedge("get", "device", "d-1", "-w").code == 1
+    assert pauses == [get.GONE_PAUSE_S]
 
 
 def test_another_authority_than_the_servers_is_not_believed(

@@ -88,6 +88,30 @@ async def test_a_watch_from_before_the_log_is_gone() -> None:
     assert versions == [13, 14, 15]
 
 
+async def test_the_log_is_bounded_by_bytes_too() -> None:
+    heavy = [added(version) for version in range(1, 5)]
+    for event in heavy:
+        event.record.metadata["annotations"] = {"a": "x" * 1000}  # type: ignore[index]  # made above, not shared
+    log = EventLog(newest=0, limit_bytes=2_500)
+    log.publish(heavy)
+    with pytest.raises(GoneError, match="too old"):
+        log.watch(Device, since=1)
+    assert (await log.watch(Device, since=2).next(1)) is heavy[2]
+
+
+async def test_a_watch_that_is_many_bytes_behind_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch_module, "BYTES_LIMIT", 10)
+    log = EventLog(newest=0)
+    slow, quick = log.watch(Device, since=None), log.watch(Device, since=None)
+    for version in range(1, 5):
+        log.publish([added(version)])
+        assert await quick.next(1) is not None
+    with pytest.raises(GoneError, match="list again"):
+        await slow.next(1)
+
+
 async def test_a_restarted_store_has_no_older_events(store: Store) -> None:
     await store.create(device("d-1"))
     with pytest.raises(GoneError):

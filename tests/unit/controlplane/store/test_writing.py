@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kedge_controlplane.errors import (
     AlreadyExistsError,
@@ -22,6 +23,7 @@ from kedge_controlplane.errors import (
 from kedge_controlplane.model.device import Device
 from kedge_controlplane.store import migrate
 from kedge_controlplane.store.engine import writing_engine
+from kedge_controlplane.store.reading import read_revision
 from kedge_controlplane.store.store import Store
 from kedge_controlplane.store.transaction import Transaction
 from kedge_controlplane.store.watch import EventLog, Watch
@@ -138,6 +140,32 @@ async def test_a_work_that_hangs_is_given_up_and_the_next_one_runs(url: str) -> 
     assert made.metadata.resource_version == "1"
     await writer.close()
     await engine.dispose()
+
+
+async def test_whatever_a_commit_raises_the_next_write_is_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = [True]
+
+    async def revision(connection: AsyncConnection) -> int:
+        if broken:
+            broken.clear()
+            raise RuntimeError("no SQLAlchemyError")
+        return await read_revision(connection)
+
+    monkeypatch.setattr("kedge_controlplane.store.writer.read_revision", revision)
+    with pytest.raises(UnavailableError, match="did not commit"):
+        await store.create(device("d-1"))
+    await store.create(device("d-1"))
+    await store.check()
+
+
+async def test_a_store_whose_writer_ended_is_not_ready(store: Store) -> None:
+    await store.check()
+    store._writer._task.cancel()
+    await asyncio.wait({store._writer._task})
+    with pytest.raises(UnavailableError, match="takes no writes"):
+        await store.check()
 
 
 async def test_a_failing_database_takes_the_group_and_nothing_else(
