@@ -231,19 +231,21 @@ async def _classify(
 ) -> None:
     text = "Classify every held-out image on every device"
     with _stage(narrator, text, len(clients)) as stage:
+        done = 0
 
         async def one(result: DeviceResult, client: DeviceClient) -> None:
+            nonlocal done
             accuracy = await client.classify_all()
             if after:
                 result.accuracy_after = accuracy
             else:
                 result.accuracy_before = accuracy
+            done += 1
+            stage.reached(done)
 
-        for count, work in enumerate(
-            asyncio.as_completed(map(one, results, clients)), start=1
-        ):
-            await work
-            stage.reached(count)
+        async with asyncio.TaskGroup() as group:
+            for result, client in zip(results, clients, strict=True):
+                group.create_task(one(result, client), name=f"ask-{result.name}")
 
 
 async def _change_under_load(

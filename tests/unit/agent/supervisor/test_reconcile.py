@@ -768,7 +768,7 @@ async def test_a_mistake_of_ours_ends_neither_session_nor_passes(
         verify = one.reconciler._verifier.verify_order
 
         def mistaken(*_: object, **__: object) -> VerifiedOrder:
-            raise TypeError("unhashable \ud800")
+            raise TypeError("unhashable")
 
         one.reconciler._verifier.verify_order = mistaken  # type: ignore[method-assign]  # a fault
         await one.reconciler.offer(repository.signed(1))
