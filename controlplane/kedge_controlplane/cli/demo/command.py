@@ -27,6 +27,7 @@ from rich.table import Table
 from kedge_controlplane.cli.demo.digits import Digits
 from kedge_controlplane.cli.demo.processes import Processes
 from kedge_controlplane.cli.demo.story import Outcome, tell
+from kedge_controlplane.errors import ControlPlaneError
 
 INTERRUPTED = 130  # as a shell reports Ctrl-C
 
@@ -96,13 +97,24 @@ async def _run(
                 await asyncio.wait({story})
                 console.print("Interrupted; ending every process.")
                 return None
-            outcome = story.result()
+            outcome = _told(story)
         console.print(table(outcome))
         if keep:
             _say_where(console, folder, outcome)
             await stop
         stop.cancel()
     return outcome
+
+
+def _told(story: asyncio.Task[Outcome]) -> Outcome:
+    """The outcome; a failure inside a group of tasks is raised as itself."""
+    try:
+        return story.result()
+    except* ControlPlaneError as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
