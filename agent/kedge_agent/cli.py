@@ -26,16 +26,39 @@ from kedge_wire.v1.report_pb2 import Failure, Result
 
 app = typer.Typer(
     name="kedge-agent",
-    help="Runs signed models and components on this device, as its fleet says.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 StateDir = Annotated[
     Path, typer.Option(help="Where the device keeps everything.", file_okay=False)
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug logs.")]
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - Typer's callback
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the agent's version and exit.",
+            callback=_print_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    """Runs signed models and components on this device, as its fleet says."""
+    del show_version  # its callback did everything
 
 
 @app.command(

@@ -135,6 +135,22 @@ class Identity:
         )
 
 
+def check_enrollable(settings: Settings) -> None:
+    """Refuse a start without identity and without a usable enrolment file.
+
+    For callers that have written nothing yet, so that such a start leaves no trace.
+
+    Raises:
+        SettingsError: There is no identity, and no file to get one with.
+    """
+    try:
+        enrolled = (settings.identity_dir / "trust.json").exists()
+    except OSError:
+        return  # it cannot be read: whoever locks the state directory says why
+    if not enrolled:
+        _file(settings)
+
+
 async def enrol(settings: Settings, facts: Facts) -> Identity:
     """Return this device's identity; ask for one if it has none.
 
@@ -145,13 +161,7 @@ async def enrol(settings: Settings, facts: Facts) -> Identity:
     """
     if identity := Identity.load(settings):
         return identity
-    if settings.enrolment_file is None:
-        raise SettingsError(
-            "enrolment: expected an enrolled device or --enrollment FILE, found "
-            f"neither in {settings.identity_dir}",
-            element=str(settings.state_dir),
-        )
-    file = EnrolmentFile.read(settings.enrolment_file)
+    file = _file(settings)
     csr = await asyncio.to_thread(_request, settings, file)
     client = _Client(file, settings)
     backoff = Backoff(first_s=2.0, longest_s=settings.timing.reconnect_max)
@@ -172,6 +182,16 @@ async def enrol(settings: Settings, facts: Facts) -> Identity:
             name = str(_object(answer, "metadata").get("name", ""))
             logger.info("enrolment.pending: request=%s", name)
         await asyncio.sleep(backoff.next_s())
+
+
+def _file(settings: Settings) -> EnrolmentFile:
+    if settings.enrolment_file is None:
+        raise SettingsError(
+            "enrolment: expected an enrolled device or --enrollment FILE, found "
+            f"neither in {settings.identity_dir}",
+            element=str(settings.state_dir),
+        )
+    return EnrolmentFile.read(settings.enrolment_file)
 
 
 class _Client:
@@ -339,7 +359,16 @@ def _document(path: Path, *, what: str) -> dict[str, Any]:
                 element=str(path),
             )
         document = json.loads(data)
-    except (OSError, ValueError, RecursionError) as exc:
+    except FileNotFoundError as exc:
+        raise SettingsError(
+            f"{what}: expected a file, found none at {path}", element=str(path)
+        ) from exc
+    except OSError as exc:
+        raise SettingsError(
+            f"{what}: expected to read {path}, found {exc.strerror or exc}",
+            element=str(path),
+        ) from exc
+    except (ValueError, RecursionError) as exc:
         raise SettingsError(
             f"{what}: expected JSON in {path} ({exc})", element=str(path)
         ) from exc

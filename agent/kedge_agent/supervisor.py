@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The composition root: what `kedge-agent run` consists of, and in which order it ends.
 
-    lock -> identity -> journal and disk -> recover -> listeners
+    lock -> listeners -> identity -> journal and disk -> recover
         -> { runtime, reconcile, session, splice, signals }
 
 The tasks in braces share one TaskGroup: if one of them fails, the others are cancelled
 and the error leaves through `run`. SIGTERM and SIGINT cancel them all; the runtime is
 asked to finish what is in flight. SIGKILL at any point is what `recover` is for.
+Whatever can be refused is refused before the one-time token is spent; a start that has
+neither identity nor enrolment file writes nothing.
 
 Serving does not depend on the control plane: an enrolled device restores its generation
 and answers before, and without, a session.
@@ -28,7 +30,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kedge_agent.disk import DiskThread, Store, write_atomically
-from kedge_agent.enrolment import Identity, enrol
+from kedge_agent.enrolment import Identity, check_enrollable, enrol
 from kedge_agent.errors import AgentError, SettingsError
 from kedge_agent.facts import Facts
 from kedge_agent.fetch.https import HttpsFetcher
@@ -65,13 +67,21 @@ async def run(settings: Settings) -> None:
         SettingsError: Something that a person must put right.
         StateError: The device's own records cannot be used.
     """
-    with _locked(settings.state_dir), _signals() as stop:
+    check_enrollable(settings)
+    with (
+        _locked(settings.state_dir),
+        listen(settings.serve_http) as http,
+        listen(settings.serve_grpc) as grpc,
+        _signals() as stop,
+    ):
         facts = Facts.gather()
         identity = await _unless(stop, enrol(settings, facts))
         if identity is None:
             return
         async with AsyncExitStack() as stack:
-            await _serve(settings, identity, facts, stop=stop, stack=stack)
+            await _serve(
+                settings, identity, facts, http=http, grpc=grpc, stop=stop, stack=stack
+            )
 
 
 async def _serve(
@@ -79,11 +89,11 @@ async def _serve(
     identity: Identity,
     facts: Facts,
     *,
+    http: socket.socket,
+    grpc: socket.socket,
     stop: asyncio.Event,
     stack: AsyncExitStack,
 ) -> None:
-    http = stack.enter_context(listen(settings.serve_http))
-    grpc = stack.enter_context(listen(settings.serve_grpc))
     serving = Serving(http=f"http://{address_of(http)}", grpc=str(address_of(grpc)))
     plan = _plan(settings, stack.enter_context(private_run_dir(settings)), http)
     runtime = RuntimeProcess(plan)

@@ -24,6 +24,7 @@ from kedge_controlplane.errors import (
     InputError,
     NotFoundError,
     StatusError,
+    UnauthorizedError,
     UnreachableError,
 )
 from kedge_controlplane.model.meta import API_VERSION
@@ -33,6 +34,9 @@ Document = dict[str, Any]
 
 PAGE: Final = 500
 """Objects per list request."""
+
+_UNKNOWN_AUTHORITY: Final = frozenset({7, 18, 19, 20, 21})
+"""OpenSSL's X509_V_ERR_*: no chain of valid signatures up to an authority we know."""
 
 TIMEOUT: Final = httpx.Timeout(30.0, connect=10.0)
 SLOW: Final = httpx.Timeout(180.0, connect=10.0)
@@ -54,6 +58,7 @@ class Endpoint:
     ca_pem: str = ""  # empty: the system's authorities
     namespace: str = "default"
     proxy: str = ""
+    source: str = "the kubeconfig"  # where we read this, for messages
 
 
 class Client:
@@ -146,7 +151,7 @@ class Client:
         with self._translated():
             response = self._http.send(request, stream=True)
             try:
-                _refuse(response)
+                self._refuse(response)
                 for line in response.iter_lines():
                     yield json.loads(line)
             finally:
@@ -194,7 +199,7 @@ class Client:
             response = self._http.head(f"/blobs/sha256/{digest}")
         if response.status_code == httpx.codes.NOT_FOUND:
             return None
-        _refuse(response)
+        self._refuse(response)
         return int(response.headers["Content-Length"])
 
     def put_blob(self, digest: str, chunks: Iterable[bytes], *, length: int) -> None:
@@ -209,7 +214,7 @@ class Client:
                 },
                 timeout=SLOW,
             )
-        _refuse(response)
+        self._refuse(response)
 
     # ------------------------------------------------------------ below
     def _path(self, plural: str, name: str = "") -> str:
@@ -236,8 +241,18 @@ class Client:
             response = self._http.request(
                 method, path, params=params, json=document, timeout=timeout
             )
-        _refuse(response)
+        self._refuse(response)
         return _object(response)
+
+    def _refuse(self, response: httpx.Response) -> None:
+        """Raise what the server raised; say which token it was that it refused."""
+        try:
+            _refuse(response)
+        except UnauthorizedError as exc:
+            raise UnauthorizedError(
+                f"{self.endpoint.server} refuses the token in {self.endpoint.source}: "
+                f"{exc}\nUse the kubeconfig in the data folder of that server."
+            ) from exc
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -250,6 +265,12 @@ class Client:
                 advice="Try again; `kedge server` logs what it is doing.",
             ) from exc
         except httpx.TransportError as exc:
+            if (problem := _distrust(exc)) is not None:
+                raise UnreachableError(
+                    f"{server} is not trusted: {problem}",
+                    advice="Use the kubeconfig in the data folder of that server, "
+                    f"not {self.endpoint.source}.",
+                ) from exc
             raise UnreachableError(
                 f"expected a Kedge API server at {server}: {exc}",
                 advice="Is `kedge server` running, and is this its kubeconfig?",
@@ -264,6 +285,18 @@ def _selection(selector: str, name: str) -> dict[str, str]:
         "fieldSelector": f"metadata.name={name}" if name else "",
     }
     return {key: value for key, value in fields.items() if value}
+
+
+def _distrust(error: BaseException) -> str | None:
+    """Why a server's certificate was refused, None where it was something else."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            if cause.verify_code in _UNKNOWN_AUTHORITY:
+                return "the server's authority is not the one in this kubeconfig"
+            return cause.verify_message
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _trust(endpoint: Endpoint) -> ssl.SSLContext:

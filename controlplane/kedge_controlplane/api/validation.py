@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Documents to objects; what is wrong becomes causes with Kubernetes field paths."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -23,6 +24,36 @@ _REASONS: Final = {
     "string_too_long": "FieldValueTooLong",
 }
 
+_EXPECTED: Final = {
+    "string_type": "a string",
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "enum": "one of {expected}",
+    "literal_error": "one of {expected}",
+    "too_short": "a length of at least {min_length}",
+    "too_long": "a length of at most {max_length}",
+    "string_too_short": "a length of at least {min_length}",
+    "string_too_long": "a length of at most {max_length}",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+}
+"""What pydantic's commonest errors mean, in the form of our own; the rest stay."""
+
+_COUNTED: Final = frozenset(
+    {"too_short", "too_long", "string_too_short", "string_too_long"}
+)
+
 
 def check_type(document: Mapping[str, Any], kind: Kind) -> None:
     """Refuse a document that says it is of another kind than its address."""
@@ -39,7 +70,7 @@ def to_resource(kind: Kind, document: Mapping[str, Any]) -> Resource:
     try:
         return kind.model.model_validate(dict(document) | {"kind": kind.kind})
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)
+        details = error.errors(include_url=False)
         causes = dict.fromkeys(_cause(detail, document) for detail in details)
         raise invalid(kind, _name(document), list(causes)) from None
 
@@ -89,7 +120,10 @@ def _cause(detail: ErrorDetails, document: Mapping[str, Any]) -> Cause:
     if what == "extra_forbidden":
         message = "unknown field"
     elif what == "missing":
-        message = "Required value"
+        message = "expected a value, found none"
+    elif what in _EXPECTED:
+        expected = _EXPECTED[what].format_map(detail.get("ctx", {}))
+        message = f"expected {expected}, found {_found(what, detail['input'])}"
     else:
         message = detail["msg"].removeprefix("Value error, ")
     return Cause(
@@ -97,6 +131,16 @@ def _cause(detail: ErrorDetails, document: Mapping[str, Any]) -> Cause:
         message=message[:300],
         field=_path(detail["loc"], document),
     )
+
+
+def _found(what: str, value: Any) -> str:
+    if what in _COUNTED and isinstance(value, str | list | dict):
+        return str(len(value))
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    return json.dumps(value, ensure_ascii=False, default=str)[:100]
 
 
 def _path(location: Sequence[int | str], document: Mapping[str, Any]) -> str:

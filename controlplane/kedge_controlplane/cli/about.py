@@ -9,7 +9,7 @@ import typer
 
 from kedge_controlplane.cli.console import say
 from kedge_controlplane.cli.kubeconfig import locate, read_endpoint
-from kedge_controlplane.cli.options import Kubeconfig, Namespace, connect
+from kedge_controlplane.cli.options import Force, Kubeconfig, Namespace, connect
 from kedge_controlplane.cli.target import write_target
 from kedge_controlplane.errors import InputError, UnreachableError
 
@@ -45,6 +45,7 @@ def kubeconfig(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Copy it, with mode 0600.")
     ] = None,
+    force: Force = False,
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Show which kubeconfig is used, or copy it.
@@ -60,5 +61,5 @@ def kubeconfig(
     if out is None:
         say(str(path.absolute()))
         return
-    write_target(out, path.read_bytes())
+    write_target(out, path.read_bytes(), force=force)
     say(f"{out} written")

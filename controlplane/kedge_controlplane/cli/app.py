@@ -5,7 +5,7 @@ Heavy parts (server, database, inference) are imported by the commands that need
 so that the rest start quickly.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -30,14 +30,22 @@ app = typer.Typer(
 )
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def options(
     context: typer.Context,
     *,
     kubeconfig: GlobalKubeconfig = None,
     namespace: Namespace = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show versions, as `kedge version` does.")
+    ] = False,
 ) -> None:
     """Make the options before a command the defaults of that command."""
+    if version:
+        about.version(kubeconfig=kubeconfig, namespace=namespace)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        context.fail("expected a command, found none")
     given = {"kubeconfig": kubeconfig, "namespace": namespace}
     known = {name: value for name, value in given.items() if value is not None}
     context.default_map = _everywhere(context.command, known)
@@ -56,7 +64,7 @@ def _demo(context: typer.Context) -> None:
 
 
 app.command()(get.get)
-app.command()(apply.apply)
+app.command(context_settings={"allow_extra_args": True})(apply.apply)
 app.command()(get.delete)
 app.add_typer(push.push, name="push")
 app.add_typer(rollout.rollout, name="rollout")

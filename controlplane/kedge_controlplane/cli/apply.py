@@ -4,11 +4,11 @@
 The same three-way comparison as `kubectl apply`, with the same annotation, so that both
 can be used on one object: what a manifest says wins, what the last applied manifest
 said and this one does not is removed, what others wrote stays. One object's failure
-does not stop the others.
+does not stop the others; a server that does not answer, or does not know us, does.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -24,9 +24,12 @@ from kedge_controlplane.errors import (
     ConflictError,
     ControlPlaneError,
     InputError,
+    InvalidError,
+    UnauthorizedError,
+    UnreachableError,
 )
 from kedge_controlplane.model.meta import API_VERSION
-from kedge_controlplane.model.registry import Kind
+from kedge_controlplane.model.registry import BY_KIND, Kind
 
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
@@ -57,13 +60,14 @@ class _Wanted:
 
 
 def apply(
+    context: typer.Context,
+    *,
     files: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--filename", "-f", metavar="FILE|DIR|-", help="Manifests; may be repeated."
         ),
-    ],
-    *,
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Ask the server, change nothing.")
     ] = False,
@@ -73,24 +77,25 @@ def apply(
     """Create or change objects as manifests say.
 
     Works on the same objects as `kubectl apply`. One that is refused does not stop
-    the others.
+    the others. A dry run cannot check what depends on an object it would create.
 
     Examples:
         kedge apply -f fleet.yaml
         kedge apply -f manifests/ --dry-run
         cat fleet.yaml | kedge apply -f -
     """
-    manifests = read_manifests(files)
-    failed = False
+    if context.args:
+        hint = " ".join(f"-f {place}" for place in context.args)
+        context.fail(f"expected manifests after -f: kedge apply {hint}")
+    if not files:
+        context.fail("expected manifests, found none: kedge apply -f FILE")
+    manifests = _sorted(read_manifests(files))
     with connect(kubeconfig, namespace) as client:
-        for manifest in _sorted(manifests):
-            try:
-                outcome = apply_document(client, manifest.document, dry_run=dry_run)
-                say(f"{outcome}{' (dry run)' if dry_run else ''}")
-            except ControlPlaneError as exc:
-                complain(f"{manifest.source}: {explain(exc)}")
-                failed = True
-    if failed:
+        if dry_run:
+            ok = [_tried(client, manifest, manifests) for manifest in manifests]
+        else:
+            ok = [_applied(client, manifest) for manifest in manifests]
+    if not all(ok):
         raise typer.Exit(1)
 
 
@@ -103,6 +108,72 @@ def apply_document(client: Client, document: Document, *, dry_run: bool = False)
     """
     wanted = _wanted(document, client.endpoint.namespace)
     return f"{wanted} {_apply(client, wanted, dry_run=dry_run)}"
+
+
+def _applied(client: Client, manifest: Manifest) -> bool:
+    """Apply and say so; False where the object is refused."""
+    try:
+        say(apply_document(client, manifest.document))
+    except (UnreachableError, UnauthorizedError):
+        raise  # the next object would not fare better
+    except ControlPlaneError as exc:
+        complain(f"{manifest.source}: {explain(exc)}")
+        return False
+    return True
+
+
+def _tried(client: Client, manifest: Manifest, run: Collection[Manifest]) -> bool:
+    """Ask what applying would do and say so; False where the object is refused."""
+    try:
+        outcome = apply_document(client, manifest.document, dry_run=True)
+        say(f"{outcome} (dry run)")
+    except (UnreachableError, UnauthorizedError):
+        raise
+    except ControlPlaneError as exc:
+        wanted = _waits_for(client, manifest.document, run, exc)
+        if not wanted:
+            complain(f"{manifest.source}: {explain(exc)}")
+            return False
+        document = manifest.document
+        name = f"{resolve(document['kind']).singular}/{document['metadata']['name']}"
+        say(
+            f"{name}: depends on {', '.join(wanted)} of this run; "
+            "cannot be checked in a dry run"
+        )
+    return True
+
+
+def _waits_for(
+    client: Client,
+    document: Document,
+    run: Collection[Manifest],
+    error: ControlPlaneError,
+) -> list[str]:
+    """What the run would create first, if only for that `document` was refused."""
+    if not isinstance(error, InvalidError) or not error.causes:
+        return []
+    if any(cause.reason != "FieldValueNotFound" for cause in error.causes):
+        return []
+    made = set(_identities(run))
+    # The server read the names, so the document has the shape they are read from.
+    missing = [
+        (kind, name)
+        for reference in resolve(document["kind"]).references
+        for kind, name in dict.fromkeys(
+            (BY_KIND[reference.kind], name) for name in reference.names(document)
+        )
+        if client.find(kind, name) is None
+    ]
+    if any((kind.kind, name) not in made for kind, name in missing):
+        return []
+    return [f"{kind.singular}/{name}" for kind, name in missing]
+
+
+def _identities(run: Iterable[Manifest]) -> Iterator[tuple[str, str]]:
+    for manifest in run:
+        metadata = manifest.document.get("metadata")
+        if isinstance(metadata, dict):
+            yield manifest.document["kind"], str(metadata.get("name"))
 
 
 def merged(last: Any, manifest: Any, live: Any) -> Any:

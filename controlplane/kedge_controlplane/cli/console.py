@@ -30,8 +30,10 @@ def explain(error: ControlPlaneError) -> str:
     """An error for a person: what, each cause on a line of its own, what to do next."""
     lines = [f"Error: {error.diagnostics()}"]
     if isinstance(error, StatusError):
-        if error.causes and error.name:
-            lines = [f"Error: {error.kind} {error.name!r} is refused ({error.reason}):"]
+        if error.causes:  # the message repeats them
+            named = f"{error.kind} {error.name!r}" if error.name else error.kind
+            what = named or "the request"
+            lines = [f"Error: {what} is refused ({error.reason}):"]
         lines += [f"  {c.field or 'object'}: {c.message}" for c in error.causes]
         if error.retry_after_s:
             lines.append(f"Try again in {error.retry_after_s} s.")

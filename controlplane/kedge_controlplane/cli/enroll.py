@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 from securesystemslib.signer._key import SSlibKey
@@ -20,7 +21,7 @@ from kedge_controlplane.admission.publisher_keys import check_key, verification_
 from kedge_controlplane.cli.console import say
 from kedge_controlplane.cli.keyring import Keyring, SigningKey
 from kedge_controlplane.cli.keys import registered_keys
-from kedge_controlplane.cli.options import KeyDir, Kubeconfig, Namespace, connect
+from kedge_controlplane.cli.options import Force, KeyDir, Kubeconfig, Namespace, connect
 from kedge_controlplane.cli.target import check_target, write_target
 from kedge_controlplane.client import Client, Document
 from kedge_controlplane.errors import InputError
@@ -52,6 +53,7 @@ def enroll(
             "Default: the keys on this machine.",
         ),
     ] = None,
+    force: Force = False,
     key_dir: KeyDir = None,
     kubeconfig: Kubeconfig = None,
     namespace: Namespace = None,
@@ -64,7 +66,9 @@ def enroll(
         kedge enroll --out camera-7.json --label site=berlin
         kedge-agent run --state-dir /var/lib/kedge --enrollment camera-7.json
     """
-    check_target(out)
+    check_target(out, force=force)
+    if server is not None:
+        _check_url(server)
     labels = dict(_label(text) for text in label or [])
     try:
         ttl_seconds = int(parse_duration(ttl).total_seconds())
@@ -81,7 +85,7 @@ def enroll(
             publishers=publishers,
             server=server,
         )
-    write_target(out, json.dumps(document, indent=2).encode() + b"\n")
+    write_target(out, json.dumps(document, indent=2).encode() + b"\n", force=force)
     say(f"{out} written; one device can join with it within {ttl}")
 
 
@@ -145,6 +149,19 @@ def _named(client: Client, keyids: Sequence[str]) -> list[SSlibKey]:
 def _device_form(key: SigningKey | SSlibKey) -> Document:
     public = key.signer.public_key if isinstance(key, SigningKey) else key
     return {"keyid": public.keyid, **public.to_dict()}
+
+
+def _check_url(text: str) -> None:
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme == "https" and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise InputError(
+            f"--server: expected a URL such as https://kedge.example.com:8443, "
+            f"found {text!r:.200}"
+        )
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -67,6 +67,7 @@ def read_endpoint(path: Path, *, namespace: str | None = None) -> Endpoint:
         ca_pem=_authority(path, cluster),
         namespace=namespace or str(context.get("namespace") or "default"),
         proxy=str(cluster.get("proxy-url") or ""),
+        source=str(path),
     )
 
 

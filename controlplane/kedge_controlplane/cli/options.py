@@ -25,6 +25,9 @@ Namespace = Annotated[
         "--namespace", "-n", metavar="NAME", help="Default: the kubeconfig's."
     ),
 ]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace the file if there is one.")
+]
 KeyDir = Annotated[
     Path | None,
     typer.Option(

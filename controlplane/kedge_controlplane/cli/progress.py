@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What to tell an operator about a rollout. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from kedge_controlplane.cli.console import table
@@ -41,7 +41,17 @@ _ADVICE = {
 
 
 def progress_of(rollout: Rollout | None, *, fleet: Fleet | None = None) -> Progress:
-    """Progress of a rollout; with its fleet, of the fleet's newest specification."""
+    """Progress of a rollout; with its fleet, of the fleet's newest specification.
+
+    What else a person should know of the fleet comes first in the text.
+    """
+    progress = _progress_of(rollout, fleet)
+    if fleet is None or not (contested := _contested(fleet)):
+        return progress
+    return replace(progress, text=f"{contested}\n{progress.text}")
+
+
+def _progress_of(rollout: Rollout | None, fleet: Fleet | None) -> Progress:
     if fleet is not None:
         if waiting := _unseen(fleet):
             return Progress(state=State.RUNNING, text=waiting, verdict=waiting)
@@ -82,6 +92,14 @@ def _refused(fleet: Fleet) -> str:
     for condition in fleet.status.conditions:
         if condition.type == "SpecValid" and condition.status == "False":
             return f"fleet {fleet.name}: {condition.reason}: {condition.message}"
+    return ""
+
+
+def _contested(fleet: Fleet) -> str:
+    """Which devices other fleets own too, if any."""
+    for condition in fleet.status.conditions:
+        if condition.type == "MultipleOwners" and condition.status == "True":
+            return f"fleet {fleet.name}: {condition.type}: {condition.message}"
     return ""
 
 

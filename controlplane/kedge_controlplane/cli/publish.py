@@ -185,11 +185,14 @@ def _refuse_other(version: Version, live: Document) -> None:
     )
     if not differing:
         return
-    found = theirs.get("artifact", {}).get("sha256", "none")
+    digests = ""
+    if "artifact" in differing:
+        found = theirs.get("artifact", {}).get("sha256", "none")
+        digests = f": expected digest {version.spec.artifact.sha256}, found {found}"
     raise AlreadyExistsError(
         f"{kind_of(version).kind} {version.name} exists with other content "
-        f"({', '.join(differing)}): expected digest {version.spec.artifact.sha256}, "
-        f"found {found}. A version never changes: push under another --version."
+        f"({', '.join(differing)}){digests}. "
+        "A version never changes: push under another --version."
     )
 
 

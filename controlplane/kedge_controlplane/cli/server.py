@@ -14,7 +14,7 @@ import typer
 from kedge_controlplane.cli.console import complain, say
 from kedge_controlplane.cli.parent import die_with_parent
 from kedge_controlplane.errors import SettingsError
-from kedge_controlplane.settings import read_settings
+from kedge_controlplane.settings import database_in, read_settings
 from kedge_controlplane.telemetry import configure_logging
 
 if TYPE_CHECKING:
@@ -87,11 +87,14 @@ def migrate(*, data: Data = DATA) -> None:
     """Bring the database to the schema of this release.
 
     Run it before a new release starts on an existing database; it is all or nothing.
+    KEDGE_DATABASE_URL names another database than the one in the data folder.
 
     Examples:
         kedge migrate --data /var/lib/kedge
     """
     settings = read_settings(data=data, environment=os.environ)
+    if settings.database_url == database_in(settings.data):
+        _expect(settings.data)
     from kedge_controlplane.store.migrate import current, upgrade
 
     async def run() -> tuple[str | None, str | None]:
@@ -99,7 +102,6 @@ def migrate(*, data: Data = DATA) -> None:
         await upgrade(settings.database_url)
         return before, await current(settings.database_url)
 
-    _make(settings.data)
     before, after = asyncio.run(run())
     if before == after:
         say(f"database unchanged at revision {after}")
@@ -114,6 +116,13 @@ def _make(folder: Path) -> None:
         raise SettingsError(
             f"--data: expected a folder that can be made: {folder}: {exc.strerror}"
         ) from exc
+
+
+def _expect(folder: Path) -> None:
+    if not folder.is_dir():
+        raise SettingsError(
+            f"--data: expected a folder that `kedge server` made, found none: {folder}"
+        )
 
 
 def _announce(info: "ServerInfo") -> None:

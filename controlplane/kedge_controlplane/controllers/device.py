@@ -202,7 +202,8 @@ class DeviceController(Controller):
         if fresh is not None:  # otherwise what is stored is the best that we know
             if not fresh:
                 status.last_seen = self._leases.last_seen(key) or status.last_seen
-            status.summary = reading.summary(device, fresh=fresh)
+            closed = self._leases.closed(key)
+            status.summary = reading.summary(device, fresh=fresh, closed=closed)
         status.updated = reading.updated(device)
 
     async def _deliver(self, key: Key, device: Device) -> timedelta | None:

@@ -12,6 +12,9 @@ last:
 2. Take every unfinished rollout of the fleet one step further.
 3. Count the devices into the status.
 
+Once a fleet is deleted its rollouts stop, and its devices name it no more. They run on,
+so their TemplateVersion stays for as long as they name it.
+
 A crash between any two leaves a state from which the next pass goes on. A template that
 does not resolve is recorded on the fleet and stops neither the rollout under way nor
 the counting.
@@ -24,6 +27,7 @@ from typing import Any, Final
 from kedge_controlplane.controllers.garbage import collect
 from kedge_controlplane.controllers.index import FleetIndex
 from kedge_controlplane.controllers.membership import Membership, membership
+from kedge_controlplane.controllers.orphans import named_by, release_devices
 from kedge_controlplane.controllers.reader import DeviceReader
 from kedge_controlplane.controllers.rollout import ENDED, apply_step, take_step
 from kedge_controlplane.controllers.template import owner_reference, resolve
@@ -83,9 +87,12 @@ class FleetController(Controller):
         self._index.replace(page.items)
         self._devices.forget_all()
         rollouts = await self._store.documents(Rollout, Query())
+        devices = await self._store.documents(Device, Query())
         return {
             *(Key(fleet.namespace, fleet.name) for fleet in page.items),
             *(_fleet_of(item) for item in rollouts.items if not _ended(item)),
+            # A fleet that is gone, if nobody saw it go.
+            *filter(None, map(named_by, devices.items)),
         }
 
     async def reconcile(self, key: Key) -> timedelta | None:
@@ -94,7 +101,7 @@ class FleetController(Controller):
         except NotFoundError:
             # Its rollouts stop, its devices keep what they run.
             await self._drive(await self._rollouts(key), (), newest="")
-            return None
+            return await release_devices(self._store, key)
         problem: PermanentError | None = None
         rollouts = await self._rollouts(key)
         try:

@@ -33,5 +33,8 @@ class Leases(Protocol):
         None: nobody has listened long enough to know.
         """
 
+    def closed(self, device: Key) -> bool:
+        """Say whether its session was seen to end, long enough ago to mean it."""
+
     def forget(self, device: Key) -> None:
         """Forget a device that is gone for good."""

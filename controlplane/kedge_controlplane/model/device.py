@@ -27,7 +27,11 @@ class UpdatedStatus(StrEnum):
 class DeviceSpec(KedgeModel):
     """Written by the rollout that owns the device; labels are the operator's."""
 
-    fleet: str = Field("", description="Fleet whose rollout moved the device last.")
+    fleet: str = Field(
+        "",
+        description="Fleet whose rollout moved the device last; "
+        "empty once that is deleted.",
+    )
     template_version: str = Field("", description="TemplateVersion that it shall run.")
 
 

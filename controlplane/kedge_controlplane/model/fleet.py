@@ -96,7 +96,7 @@ class RolloutPolicy(KedgeModel):
 
 
 class FleetSpec(KedgeModel):
-    selector: LabelSelector = Field(default_factory=LabelSelector)
+    selector: LabelSelector = Field(description="{} selects every device.")
     template: Template
     rollout_policy: RolloutPolicy = Field(default_factory=RolloutPolicy)
 

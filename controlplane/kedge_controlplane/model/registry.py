@@ -109,6 +109,16 @@ def _batches(document: dict[str, Any]) -> str:
     return f"{done}/{len(batches)}"
 
 
+def _trouble(document: dict[str, Any]) -> str:
+    """Why a fleet needs a person: its specification, or who else owns its devices."""
+    reasons = [
+        condition.get("reason", "")
+        for condition in document.get("status", {}).get("conditions", [])
+        if (condition.get("type"), condition.get("status")) in _TROUBLE
+    ]
+    return ",".join(reasons)
+
+
 def _up_to_date(document: dict[str, Any]) -> str:
     counts = document.get("status", {}).get("devices", {})
     return f"{counts.get('upToDate', 0)}/{counts.get('total', 0)}"
@@ -129,6 +139,8 @@ def _ended(document: dict[str, Any]) -> bool:
     return document.get("status", {}).get("phase") in ("Completed", "Aborted")
 
 
+_TROUBLE: Final = (("SpecValid", "False"), ("MultipleOwners", "True"))
+
 _VERSION = (
     _column("Version", "spec", "version"),
     _column("Digest", "spec", "artifact", "sha256", priority=1),
@@ -144,6 +156,7 @@ KINDS: Final[tuple[Kind, ...]] = (
             _column("Updated", "status", "updated", "status"),
             Column(name="Model", value=_models),
             _column("Fleet", "spec", "fleet"),
+            _column("Hostname", "status", "systemInfo", "hostname", priority=1),
             _column("Info", "status", "updated", "info", priority=1),
             _column("Serving", "status", "serving", "http", priority=1),
         ),
@@ -218,6 +231,7 @@ KINDS: Final[tuple[Kind, ...]] = (
             _column("Release", "spec", "template", "spec", "release"),
             Column(name="UpToDate", value=_up_to_date),
             _column("Rollout", "status", "rollout"),
+            Column(name="Status", value=_trouble),
         ),
         references=(Reference(kind="Release", names=_released),),
     ),

@@ -71,24 +71,26 @@ def updated(device: Device) -> Updated:
         return Updated(status=UpdatedStatus.UNKNOWN, info="no report yet")
     match outcome(device, wanted):
         case Outcome.SUCCEEDED:
-            return Updated(status=UpdatedStatus.UP_TO_DATE)
+            return Updated(status=UpdatedStatus.UP_TO_DATE, info=_idle(device))
         case Outcome.FAILED:
             return Updated(status=UpdatedStatus.OUT_OF_DATE, info=condition.message)
         case Outcome.PENDING:
             return _pending(device, condition)
 
 
-def summary(device: Device, *, fresh: bool) -> Summary:
+def summary(device: Device, *, fresh: bool, closed: bool = False) -> Summary:
     """Say how the device is.
 
     Args:
         device: Its record.
         fresh: Whether it was heard of within the time that makes a device Offline.
+        closed: Whether it is not because its session was seen to end.
     """
     if not fresh:
         if device.status.last_seen is None:
             return Summary(status=SummaryStatus.UNKNOWN, info="never connected")
-        return Summary(status=SummaryStatus.OFFLINE, info="no sign of life")
+        info = "session closed" if closed else "no sign of life"
+        return Summary(status=SummaryStatus.OFFLINE, info=info)
     workloads, failure = device.status.running.workloads, device.status.failure
     unready = [workload.name for workload in workloads if not workload.ready]
     names = ", ".join(unready)
@@ -104,7 +106,7 @@ def summary(device: Device, *, fresh: bool) -> Summary:
 def _pending(device: Device, condition: Condition) -> Updated:
     order, wanted = device.status.order, device.spec.template_version
     if not wanted and not order.generation:
-        return Updated(status=UpdatedStatus.UP_TO_DATE, info="nothing to run")
+        return Updated(status=UpdatedStatus.UP_TO_DATE, info=_idle(device))
     concerns_order = (condition.observed_generation or 0) >= order.template_generation
     if order.template_version == wanted and concerns_order:
         if condition.reason in (UPDATED_REASON, ERROR_REASON):
@@ -113,3 +115,13 @@ def _pending(device: Device, condition: Condition) -> Updated:
     return Updated(
         status=UpdatedStatus.OUT_OF_DATE, info="the order is not accepted yet"
     )
+
+
+def _idle(device: Device) -> str:
+    """Say why a device that is up to date runs nothing; empty: it runs something.
+
+    A fleet may select the device and not have come to it yet.
+    """
+    if device.spec.template_version:
+        return ""
+    return "nothing to run" if device.spec.fleet else "no fleet assigned anything"

@@ -188,13 +188,19 @@ class Gateway(DeviceGatewayServicer):
         session = _GrpcSession(device)
         generation = await self._greet(device, context)
         self._hub.open(session, generation=generation)
+        left = True  # a connection that breaks cancels the call
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._read(session, context), name=f"read {device}")
                 tasks.create_task(session.deliver(context), name=f"write {device}")
                 tasks.create_task(_watch_end(session), name=f"end {device}")
+        except* _EndedError as group:
+            left = _first(group).code is grpc.StatusCode.OK
+            raise
         finally:
-            self._hub.close(session)
+            # A session that this side ended says nothing about its device.
+            if self._hub.close(session) and left:
+                self._leases.leave(device)
             await session.settle()
 
     async def _greet(self, device: Key, context: _Context) -> int:

@@ -41,13 +41,15 @@ class Hub:
         logger.info("session opened device=%s generation=%d", device, generation)
         self._changed(device)
 
-    def close(self, session: DeviceSession) -> None:
-        """Forget `session`, unless another one took its place."""
+    def close(self, session: DeviceSession) -> bool:
+        """Forget `session`; False where another one took its place."""
         device = session.device
         connected = self._connected.get(device)
-        if connected is not None and connected.session is session:
-            del self._connected[device]
-            logger.info("session closed device=%s", device)
+        if connected is None or connected.session is not session:
+            return False
+        del self._connected[device]
+        logger.info("session closed device=%s", device)
+        return True
 
     def note_generation(self, session: DeviceSession, generation: int) -> None:
         """Note which order the device says it knows."""

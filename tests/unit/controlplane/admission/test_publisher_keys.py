@@ -74,7 +74,9 @@ async def test_a_short_rsa_key_is_refused(admission: Admission) -> None:
     assert await refused_field(admission, publisher_of(signer).key()) == "spec.public"
 
 
-@pytest.mark.parametrize("curve", [ec.SECP256K1(), ec.BrainpoolP256R1()], ids=lambda curve: curve.name)
+@pytest.mark.parametrize(
+    "curve", [ec.SECP256K1(), ec.BrainpoolP256R1()], ids=lambda curve: curve.name
+)
 async def test_a_key_on_a_curve_that_devices_do_not_know_is_refused(
     admission: Admission, curve: ec.EllipticCurve
 ) -> None:

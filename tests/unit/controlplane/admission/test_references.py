@@ -34,6 +34,7 @@ def fleet(*batches: str, name: str = "digits-1") -> Fleet:
         {
             "metadata": {"name": "digits", "namespace": "default"},
             "spec": {
+                "selector": {},
                 "template": {"spec": {"release": name}},
                 "rolloutPolicy": {"deviceSelection": {"sequence": sequence}},
             },

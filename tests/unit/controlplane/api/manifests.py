@@ -19,7 +19,7 @@ def document(kind: str, name: str | None, **members: Any) -> dict[str, Any]:
 def fleet(
     name: str = "cameras", *, release: str = "r-1", **labels: str
 ) -> dict[str, Any]:
-    spec = {"template": {"spec": {"release": release}}}
+    spec = {"selector": {}, "template": {"spec": {"release": release}}}
     return document("Fleet", name, spec=spec, labels=labels)
 
 

@@ -82,7 +82,7 @@ async def test_kubectl_applies_without_client_validation(kubectl: Kubectl) -> No
             "apiVersion": "kedge.dev/v1alpha1",
             "kind": "Fleet",
             "metadata": {"name": "cameras"},
-            "spec": {"template": {"spec": {"release": "r-1"}}},
+            "spec": {"selector": {}, "template": {"spec": {"release": "r-1"}}},
         }
     )
     apply = ("apply", "--validate=false", "-f", "-")

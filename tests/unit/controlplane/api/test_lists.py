@@ -109,7 +109,7 @@ async def test_kubectl_gets_a_table_of_the_registrys_columns(
     document = answer.json()
     assert document["kind"] == "Table"
     columns = [column["name"] for column in document["columnDefinitions"]]
-    assert columns == ["Name", "Release", "UpToDate", "Rollout", "Age"]
+    assert columns == ["Name", "Release", "UpToDate", "Rollout", "Status", "Age"]
     (row,) = document["rows"]
     assert row["cells"][:4] == ["cameras", "r-1", "0/0", ""]
     assert row["object"]["kind"] == "PartialObjectMetadata"

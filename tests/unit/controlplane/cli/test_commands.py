@@ -131,7 +131,8 @@ def test_other_labels_are_other_content(kedge: Kedge, pushed: Path) -> None:
     (pushed / "labels.txt").write_text("zero\none\n")
     model = ["push", "model", "digits.onnx", "--name", "digits"]
     ran = kedge(*model, "--version", "1", "--labels", "labels.txt")
-    assert (ran.code, "(labels)" in ran.err) == (1, True)
+    assert (ran.code, "(labels). A version" in ran.err) == (1, True)
+    assert "digest" not in ran.err
     assert kedge(*model, "--version", "2", "--labels", "labels.txt").code == 0
     document = json.loads(kedge("get", "mv", "digits-2", "-o", "json").out)
     assert document["spec"]["labels"] == ["zero", "one"]
@@ -201,7 +202,17 @@ def test_a_config_that_violates_its_schema_names_the_member(
 
 
 def test_apply_says_what_it_did_to_each_object(kedge: Kedge, pushed: Path) -> None:
-    assert kedge("apply", "-f", "fleet.yaml", "--dry-run").code == 1  # no release yet
+    ran = kedge("apply", "-f", "fleet.yaml", "--dry-run")
+    assert (ran.code, ran.out.splitlines()) == (
+        0,
+        [
+            "release/digits-1 created (dry run)",
+            (
+                "fleet/digits: depends on release/digits-1 of this run; "
+                "cannot be checked in a dry run"
+            ),
+        ],
+    )
     ran = kedge("apply", "-f", "fleet.yaml")
     assert ran.out.splitlines() == ["release/digits-1 created", "fleet/digits created"]
     ran = kedge("apply", "-f", "fleet.yaml")
@@ -257,6 +268,24 @@ def test_one_wrong_manifest_does_not_stop_the_others(
     assert ran.err.count("Error") == 1
 
 
+def test_a_dry_run_still_fails_for_what_the_run_would_not_make(
+    kedge: Kedge, pushed: Path
+) -> None:
+    other = RELEASE.replace("{name: digits-1}", "{name: digits-2}")
+    (pushed / "other.yaml").write_text(f"{FLEET}---{other}")
+    ran = kedge("apply", "--dry-run", "-f", "other.yaml")
+    assert (ran.code, ran.out) == (1, "release/digits-2 created (dry run)\n")
+    assert "no 'digits-1'" in ran.err
+
+
+@pytest.mark.parametrize("given", [[], ["-f", "fleet.yaml"]])
+def test_a_manifest_without_its_option_is_answered_with_it(
+    kedge: Kedge, home: Path, given: list[str]
+) -> None:
+    ran = kedge("apply", *given, "other.yaml")
+    assert (ran.code, "kedge apply -f other.yaml" in ran.err) == (2, True)
+
+
 def test_a_version_cannot_be_edited_by_apply(kedge: Kedge, pushed: Path) -> None:
     kedge("apply", "-f", "fleet.yaml")
     (pushed / "release.yaml").write_text(RELEASE.replace("name: digits,", "name: x,"))
@@ -280,7 +309,8 @@ def test_objects_are_shown_as_asked(kedge: Kedge) -> None:
         "NAME", "STATUS", "UPDATED", "MODEL", "FLEET", "AGE",
     ]  # fmt: skip
     assert [line.split()[0] for line in table[1:]] == ["d-1", "d-2"]
-    assert "SERVING" in kedge("get", "dev", "-o", "wide").out
+    wide = kedge("get", "dev", "-o", "wide").out
+    assert ("SERVING" in wide, "HOSTNAME" in wide) == (True, True)
     assert kedge("get", "dev", "-l", "site=oslo", "-o", "name").out == "device/d-2\n"
     assert json.loads(kedge("get", "Device/d-1", "-o", "json").out)["kind"] == "Device"
     items = json.loads(kedge("get", "devices", "-o", "json").out)["items"]
@@ -354,11 +384,17 @@ def test_versions_and_the_kubeconfig_are_shown(
     kedge: Kedge, api: OperatorApi, home: Path
 ) -> None:
     assert "server 9.9.9" in kedge("version").out
+    assert kedge("--version") == kedge("version")
     assert kedge("kubeconfig").out.strip() == str(home / "server" / "kubeconfig")
     assert kedge("kubeconfig", "--out", "copy").code == 0
     copy = home / "copy"
     assert copy.read_bytes() == (home / "server" / "kubeconfig").read_bytes()
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    copy.write_text("other")
+    assert kedge("kubeconfig", "--out", "copy").code == 1
+    assert copy.read_text() == "other"
+    assert kedge("kubeconfig", "--out", "copy", "--force").code == 0
+    assert copy.read_bytes() == (home / "server" / "kubeconfig").read_bytes()
 
 
 def test_without_a_server_every_command_says_what_to_do(

@@ -29,7 +29,7 @@ def fleet(*, seen: int = 2, **status: Any) -> Fleet:
     return Fleet.model_validate(
         {
             "metadata": {"name": "digits", "generation": 2},
-            "spec": {"template": {"spec": {"release": "digits-1"}}},
+            "spec": {"selector": {}, "template": {"spec": {"release": "digits-1"}}},
             "status": {
                 "observedGeneration": seen,
                 "templateVersion": "digits-1",
@@ -88,6 +88,21 @@ def test_a_fleet_that_cannot_be_rolled_out_waits_for_a_person() -> None:
     assert progress.verdict == "fleet digits: Invalid: no digits-9"
     stale = fleet(seen=1, conditions=[condition])
     assert progress_of(None, fleet=stale).state is State.RUNNING
+
+
+def test_devices_that_other_fleets_own_too_are_told_of_first() -> None:
+    condition = {
+        "type": "MultipleOwners",
+        "status": "True",
+        "reason": "Contested",
+        "message": "d-1 is also in letters",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    contested = progress_of(rollout("Completed"), fleet=fleet(conditions=[condition]))
+    first, second, *_ = contested.text.splitlines()
+    assert first == "fleet digits: MultipleOwners: d-1 is also in letters"
+    assert second == contested.verdict
+    assert contested.state is State.DONE
 
 
 def test_a_rollout_of_another_template_is_waited_out() -> None:

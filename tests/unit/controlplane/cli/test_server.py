@@ -83,6 +83,7 @@ def test_a_wrong_address_is_named(
     assert (ran.code, found in ran.err) == (1, True)
 
 
-def test_a_database_is_migrated_once(kedge: Kedge) -> None:
+def test_a_database_is_migrated_once(kedge: Kedge, home: Path) -> None:
+    (home / "data").mkdir()
     assert "migrated from nothing" in kedge("migrate", "--data", "data").out
     assert "unchanged" in kedge("migrate", "--data", "data").out

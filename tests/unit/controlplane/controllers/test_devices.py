@@ -13,6 +13,7 @@ from kedge_controlplane.model.device import (
     SummaryStatus,
     UpdatedStatus,
 )
+from kedge_controlplane.sessions.leases import RECONNECT_WITHIN
 from kedge_controlplane.store import certificates, leases, orders
 from kedge_controlplane.trust.director import ORDER_LIFE
 from kedge_wire.v1.order_pb2 import Order
@@ -305,3 +306,26 @@ async def test_deleted_device_loses_session_order_and_certificate(
         while await orders.find(world.store, NAMESPACE, "d0") is not None:
             await world.resync()
     assert "deleted" in device.ended
+
+
+async def test_device_that_ended_its_session_is_offline_soon_and_online_at_once(
+    world: World,
+) -> None:
+    device = await world.add_device("d0")
+
+    def is_(status: SummaryStatus) -> Callable[[Device], bool]:
+        return lambda found: found.status.summary.status is status
+
+    await world.until(Device, "d0", is_(SummaryStatus.ONLINE))
+    world.hub.close(device)
+    world.leases.leave(device.device)
+    world.clock.advance(RECONNECT_WITHIN - SECOND)
+    await world.resync()
+    assert is_(SummaryStatus.ONLINE)(await world.get(Device, "d0"))
+    world.clock.advance(SECOND)
+    await world.resync()
+    away = await world.get(Device, "d0")
+    assert is_(SummaryStatus.OFFLINE)(away)
+    assert away.status.summary.info == "session closed"
+    world.connect(device)
+    await world.until(Device, "d0", is_(SummaryStatus.ONLINE))

@@ -367,3 +367,31 @@ async def test_pass_without_news_writes_nothing(world: World) -> None:
     before = await world.store.revision()
     await world.resync()
     assert await world.store.revision() == before
+
+
+async def test_devices_of_a_deleted_fleet_name_it_no_more_and_run_on(
+    world: World,
+) -> None:
+    device = await world.add_device("d0")
+    await world.store.create(fleet("cams", await release(world.store, "1")))
+    done = await world.until_phase("cams-1", RolloutPhase.COMPLETED)
+    await world.store.delete(Fleet, "default", "cams")
+    freed = await world.until(Device, "d0", lambda d: not d.spec.fleet)
+    await world.resync()
+    assert freed.spec.template_version == done.spec.template_version
+    kept = await world.get(TemplateVersion, done.spec.template_version)
+    assert kept.spec.release
+    assert len(device.orders) == 1
+
+
+async def test_fleet_deleted_while_nobody_watched_lets_its_devices_go(
+    world: World,
+) -> None:
+    await world.add_device("d0")
+    await world.store.create(fleet("cams", await release(world.store, "1")))
+    await world.until_phase("cams-1", RolloutPhase.COMPLETED)
+    await world.resync()
+    await world.stop()
+    await world.store.delete(Fleet, "default", "cams")
+    world.start()
+    await world.until(Device, "d0", lambda d: not d.spec.fleet)

@@ -340,3 +340,32 @@ async def test_device_that_does_not_read_loses_its_session(server: Server) -> No
         code, details = await session.status()
         assert code is grpc.StatusCode.ABORTED
         assert "does not read" in details
+
+
+@pytest.mark.parametrize("politely", [True, False])
+async def test_device_that_hangs_up_has_left(
+    server: Server, *, politely: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: asyncio.Queue[Key] = asyncio.Queue()
+    monkeypatch.setattr(server.leases, "leave", left.put_nowait)
+    device = await server.device()
+    async with device.connect() as session:
+        await opened(server, session)
+        if politely:
+            await session.close()
+            await session.status()
+    async with asyncio.timeout(10):
+        assert await left.get() == key_of(device)
+
+
+async def test_device_that_was_hung_up_on_has_not_left(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[Key] = []
+    monkeypatch.setattr(server.leases, "leave", left.append)
+    device = await server.device()
+    async with device.connect() as session:
+        await opened(server, session)
+        server.hub.end_all("the control plane stops")
+        assert (await session.status())[0] is grpc.StatusCode.ABORTED
+    assert not left

@@ -117,3 +117,42 @@ async def test_flush_that_fails_is_made_good_later(tmp_path: Path) -> None:
         again._unsaved = target._unsaved
         await again.flush()
         assert await leases.all_seen(store) == {("default", "d-1"): START}
+
+
+async def test_device_that_left_is_away_after_a_short_grace(store: Store) -> None:
+    clock = ManualClock(START)
+    target = book(store, clock)
+    async with running(target) as changed:
+        await asyncio.sleep(0)
+        target.renew(DEVICE)
+        clock.advance(5 * SECOND)
+        assert await changed.get() == DEVICE
+        target.leave(DEVICE)
+        assert target.fresh(DEVICE)
+        await asyncio.sleep(0)
+        clock.advance(5 * SECOND)
+        assert not target.fresh(DEVICE)
+        assert target.closed(DEVICE)
+
+
+async def test_device_that_came_back_never_left(store: Store) -> None:
+    clock = ManualClock(START)
+    target = book(store, clock)
+    target.renew(DEVICE)
+    target.leave(DEVICE)
+    target.renew(DEVICE)
+    clock.advance(6 * SECOND)
+    assert target.fresh(DEVICE)
+    assert not target.closed(DEVICE)
+
+
+async def test_restart_forgets_who_left(store: Store) -> None:
+    clock = ManualClock(START)
+    first = book(store, clock)
+    first.renew(DEVICE)
+    first.leave(DEVICE)
+    await first.flush()
+    clock.advance(6 * SECOND)
+    second = book(store, clock)
+    await second.load()
+    assert second.fresh(DEVICE) is None
