@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -29,7 +29,8 @@ from kedge_controlplane.cli.demo.processes import Processes
 from kedge_controlplane.cli.demo.story import Outcome, tell
 from kedge_controlplane.errors import ControlPlaneError
 
-INTERRUPTED = 130  # as a shell reports Ctrl-C
+INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C, as shells have it."""
 
 
 def demo(
