@@ -34,15 +34,15 @@ class Gateway(DeviceGatewayServicer):
         self.hellos: list[DeviceMessage] = []
         self._order: Envelope | None = None
         self._generation = 0
-        self._streams: list[Stream] = []
+        self._streams: dict[Stream, asyncio.Lock] = {}  # gRPC: one write at a time
         self._news = asyncio.Condition()
 
     async def put(self, envelope: Envelope) -> None:
         """Want this from now on, and say so to who is connected."""
         self._order = envelope
         self._generation = Order.FromString(envelope.payload).generation
-        for stream in self._streams:
-            await stream.write(ServerMessage(order=envelope))
+        for stream in list(self._streams):
+            await self._write(stream, ServerMessage(order=envelope))
 
     async def until(
         self, wanted: Callable[[Report], bool], *, timeout_s: float = 20
@@ -62,12 +62,18 @@ class Gateway(DeviceGatewayServicer):
     async def Session(  # type: ignore[override]  # noqa: N802 - the reader form, by name
         self, request_iterator: Any, context: Any
     ) -> None:
-        self._streams.append(context)
+        self._streams[context] = asyncio.Lock()
         try:
             async for message in request_iterator:
                 await self._on_message(message, context)
         finally:
-            self._streams.remove(context)
+            del self._streams[context]
+
+    async def _write(self, stream: Stream, message: ServerMessage) -> None:
+        lock = self._streams.get(stream)
+        if lock is not None:  # it may have ended meanwhile
+            async with lock:
+                await stream.write(message)
 
     async def _on_message(self, message: DeviceMessage, stream: Stream) -> None:
         kind = message.WhichOneof("body")
@@ -75,12 +81,12 @@ class Gateway(DeviceGatewayServicer):
             self.reports.append(message.report)
             if self.acknowledge:
                 ack = ReportAck(sequence=message.report.sequence)
-                await stream.write(ServerMessage(ack=ack))
+                await self._write(stream, ServerMessage(ack=ack))
         elif kind == "hello":
             self.hellos.append(message)
         behind = max(message.hello.generation, message.beat.generation)
         if kind != "report" and self._order and behind < self._generation:
-            await stream.write(ServerMessage(order=self._order))
+            await self._write(stream, ServerMessage(order=self._order))
         async with self._news:
             self._news.notify_all()
 

@@ -67,10 +67,11 @@ class GrpcTransport(Transport):
 class _GrpcSession(Session):
     def __init__(self, call: "Stream", *, target: str, timeout_s: float) -> None:
         self._call, self._target, self._timeout_s = call, target, timeout_s
+        self._writing = asyncio.Lock()  # gRPC takes one write at a time
 
     async def send(self, message: DeviceMessage) -> None:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._timeout_s), self._writing:
                 await self._call.write(message)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as exc:
             raise self._over(exc) from exc
