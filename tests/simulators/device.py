@@ -136,7 +136,7 @@ class Device:
         )
 
     async def until(
-        self, wanted: Callable[[Report], bool], *, timeout_s: float = 30
+        self, wanted: Callable[[Report], bool], *, timeout_s: float = 10
     ) -> Report:
         """Wait for the newest report to be as wanted."""
         async with asyncio.timeout(timeout_s), self.outbox.news:
