@@ -204,3 +204,16 @@ async def test_a_missing_certificate_is_a_network_error_that_names_it(
     with pytest.raises(NetworkError, match="identity"):
         async with GrpcTransport("127.0.0.1:9", tls=files, timeout_s=0.2).connect():
             pass
+
+
+async def test_messages_that_are_sent_at_the_same_time_all_arrive(peer: Peer) -> None:
+    """Reports and beats are tasks of their own; they share one stream."""
+    async with (
+        asyncio.timeout(TIMEOUT),
+        peer.transport.connect() as session,
+        asyncio.TaskGroup() as tasks,
+    ):
+        for generation in range(50):
+            tasks.create_task(session.send(beat(generation)))
+        arrived = {(await peer.next()).beat.generation for _ in range(50)}
+    assert arrived == set(range(50))
